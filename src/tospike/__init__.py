@@ -1,0 +1,1 @@
+"""tospike: from a trained network to a spiking one."""

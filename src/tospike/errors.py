@@ -1,0 +1,116 @@
+"""Every exception of the library, and the one form in which all of them speak.
+
+A message says what failed, where, what was got, what was expected and what to do about it; a stage that can find several
+problems collects them and raises once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, in the five parts of every message.
+
+    Attributes:
+        what: What is wrong, a sentence without its full stop.
+        where: Site, operation and the user's ``file:line``; empty when the place is obvious.
+        got: The offending value.
+        expected: What would have been accepted.
+        remedy: What to do, an imperative sentence.
+    """
+
+    what: str
+    where: str = ""
+    got: str = ""
+    expected: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        """Render the parts that are present, one labelled line each."""
+        parts = (("where", self.where), ("got", self.got), ("expected", self.expected), ("do this", self.remedy))
+        return "\n".join([self.what, *(f"  {label}: {text}" for label, text in parts if text)])
+
+
+class TospikeError(Exception):
+    """Base of every error that the library raises on purpose.
+
+    Args:
+        what: What failed.
+        problems: The single problems, when a stage found several of them.
+        where, got, expected, remedy: See `Problem`.
+
+    Example:
+        >>> print(OptionError("`time_steps` must be positive", got="0", expected="an integer >= 1", remedy="Pass time_steps=8."))
+        `time_steps` must be positive
+          got: 0
+          expected: an integer >= 1
+          do this: Pass time_steps=8.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str = "",
+        got: str = "",
+        expected: str = "",
+        remedy: str = "",
+        problems: Sequence[Problem] = (),
+    ) -> None:
+        self.problem = Problem(what, where, got, expected, remedy)
+        self.problems = tuple(problems)
+        numbered = (f"{number}. {problem}".replace("\n", "\n   ") for number, problem in enumerate(self.problems, 1))
+        super().__init__("\n".join([str(self.problem), *(f"  {text}".replace("\n", "\n  ") for text in numbered)]))
+
+
+class CaptureError(TospikeError, ValueError):
+    """The network could not be turned into a graph."""
+
+
+class UnsupportedOperationError(TospikeError, ValueError):
+    """The graph holds operations that cannot be converted; all of them are listed."""
+
+
+class CalibrationError(TospikeError, ValueError):
+    """The calibration data or what was measured on it cannot give thresholds."""
+
+
+class ConversionError(TospikeError, RuntimeError):
+    """A step of the conversion itself went wrong."""
+
+
+class SimulationError(TospikeError, ValueError):
+    """An SNN cannot be run as asked."""
+
+
+class DataError(TospikeError, ValueError):
+    """A data set is missing, damaged, or of the wrong shape."""
+
+
+class TrainingError(TospikeError, RuntimeError):
+    """A training run cannot go on."""
+
+
+class OptionError(TospikeError, ValueError):
+    """A setting is unknown or has a value outside its range."""
+
+
+class MissingExtraError(TospikeError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
+    """Build the error that names the install line of an optional package.
+
+    Example:
+        >>> print(missing_extra("torchvision", "vision", "reading image folders"))
+        torchvision is needed for reading image folders
+          got: torchvision cannot be imported
+          do this: pip install "tospike[vision]"
+    """
+    return MissingExtraError(
+        f"{package} is needed for {purpose}", got=f"{package} cannot be imported", remedy=f'pip install "tospike[{extra}]"'
+    )

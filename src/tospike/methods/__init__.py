@@ -1,0 +1,1 @@
+"""Conversion methods, one file each."""

@@ -1,0 +1,1 @@
+"""Spiking neurons: pure step functions and thin modules."""

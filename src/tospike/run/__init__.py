@@ -1,0 +1,1 @@
+"""Running an SNN through time."""

@@ -1,0 +1,5 @@
+"""Tasks: how a batch is fed, read out and scored."""
+
+from tospike.tasks.base import Task as Task
+from tospike.tasks.classification import Classification as Classification
+from tospike.tasks.regression import Regression as Regression
