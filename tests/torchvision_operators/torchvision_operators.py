@@ -49,11 +49,11 @@ def _declare() -> None:
 
     import torch
 
+    if hasattr(torch.ops.torchvision, "nms"):
+        return
     try:
-        for extension in Path(importlib.util.find_spec("torchvision").origin).parent.glob("_C*.so"):
-            torch.ops.load_library(str(extension))
-        torch.ops.torchvision.nms  # noqa: B018
-    except (OSError, AttributeError):
+        torch.ops.load_library(str(Path(importlib.util.find_spec("torchvision").origin).parent / "_C.so"))
+    except OSError:
         library = torch.library.Library("torchvision", "DEF")
         for schema in SCHEMAS:
             library.define(schema)
