@@ -49,8 +49,6 @@ def _declare() -> None:
 
     import torch
 
-    if hasattr(torch.ops.torchvision, "nms"):
-        return
     try:
         torch.ops.load_library(str(Path(importlib.util.find_spec("torchvision").origin).parent / "_C.so"))
     except OSError:
@@ -61,5 +59,6 @@ def _declare() -> None:
 
 
 def install() -> None:
-    """Put the hook in front of the import system; called from the .pth file at interpreter start."""
-    sys.meta_path.insert(0, _BeforeTorchvision())
+    """Put the hook in front of the import system, once; called from the .pth file, which site may read twice."""
+    if not any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _BeforeTorchvision())
