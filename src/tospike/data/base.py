@@ -1,0 +1,103 @@
+"""What every data set is: a training part, a test part, and loaders over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from tospike.data.memory import Batch
+from tospike.errors import DataError, OptionError
+
+
+def collate(samples: Sequence[Any]) -> Any:
+    """Stack samples into a batch; a batch that was read as a whole passes through.
+
+    Example:
+        >>> images, labels = collate([(torch.zeros(1, 2, 2), 3), (torch.ones(1, 2, 2), 5)])
+        >>> tuple(images.shape), labels.tolist()
+        ((2, 1, 2, 2), [3, 5])
+    """
+    return (samples.images, samples.labels) if isinstance(samples, Batch) else default_collate(list(samples))
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set that is ready to train, calibrate and test with.
+
+    Attributes:
+        name: Name of the set.
+        train: Training samples, augmented where the set was loaded so: ``(image [C, H, W], class)``, or an image alone.
+        test: Test samples, never augmented.
+        classes: Names of the classes, by index; empty when the samples carry no label.
+        shape: Shape of one image, ``(C, H, W)``.
+        plain: The training samples as the test samples are treated, for calibration; `train` itself when None.
+
+    Raises:
+        DataError: A part holds no sample.
+    """
+
+    name: str
+    train: Dataset[Any]
+    test: Dataset[Any]
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    plain: Dataset[Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse empty parts, which every later stage would trip over."""
+        for part, samples in (("train", self.train), ("test", self.test)):
+            if len(samples) == 0:  # type: ignore[arg-type]
+                raise DataError(
+                    f"The {part} part of {self.name} holds no sample", got="0 samples", expected="at least 1",
+                    remedy="Look into the folder it was read from.",
+                )  # fmt: skip
+
+    def loaders(
+        self, batch_size: int, *, test_batch_size: int | None = None, workers: int = 0, seed: int = 0
+    ) -> tuple[DataLoader[Any], DataLoader[Any]]:
+        """Return the loader of the training part, shuffled anew in every pass, and that of the test part, in order.
+
+        The order of training follows from `seed` alone; augmentation draws from torch's global generator.
+
+        Args:
+            batch_size: Samples in a training batch; the last one may be shorter.
+            test_batch_size: Samples in a test batch; `batch_size` when None.
+            workers: Processes that read ahead; 0 reads in this one, which is faster for sets held in memory.
+            seed: Seed of the shuffling.
+
+        Raises:
+            OptionError: A size is below 1 or `workers` below 0.
+        """
+        shuffling = torch.Generator().manual_seed(seed)
+        train = _loader(self.train, batch_size, workers, shuffle=True, generator=shuffling)
+        return train, _loader(self.test, batch_size if test_batch_size is None else test_batch_size, workers)
+
+    def calibration(self, batch_size: int, *, workers: int = 0, seed: int = 0) -> DataLoader[Any]:
+        """Return a loader of the training images without augmentation, in one order that `seed` draws.
+
+        Every pass has the same order, so that two conversions with one loader see the same images.
+
+        Raises:
+            OptionError: `batch_size` is below 1 or `workers` below 0.
+        """
+        plain = self.train if self.plain is None else self.plain
+        count = len(plain)  # type: ignore[arg-type]
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+        return _loader(plain, batch_size, workers, sampler=order)
+
+
+def _loader(samples: Dataset[Any], batch_size: int, workers: int, **order: Any) -> DataLoader[Any]:
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise OptionError(
+                f"`{name}` of a loader is too small", got=str(value), expected=f"an integer >= {least}",
+                remedy=f"Pass {name}={max(least, 64 if least else 0)}.",
+            )  # fmt: skip
+    return DataLoader(
+        samples, batch_size, num_workers=workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0, **order,
+    )  # fmt: skip

@@ -1,0 +1,392 @@
+"""From a network to a graph: every call with its kind, its place in the user's source, and one Site per activation call."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import re
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tospike.errors import CaptureError, Problem
+from tospike.graph.batches import Inputs, split_batch
+from tospike.graph.kinds import Kind, TrainableActivation, Verdict, judge
+
+_OURS = f"{Path(__file__).parents[1]}/"
+_TORCH = f"{Path(torch.__file__).parent}/"
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One call of the captured network.
+
+    Attributes:
+        verdict: Kind and canonical name, and what is wrong with it if anything is.
+        path: Module path of the module that is called, or in whose `forward` the call stands.
+        source: ``file:line`` of the call in the user's code; empty if it is not known.
+        shape: Shape of the output ``[N, ...]``; empty if it is no tensor.
+        channel_axis: Which axis of the output counts channels or features.
+    """
+
+    verdict: Verdict
+    path: str
+    source: str
+    shape: tuple[int, ...] = ()
+    channel_axis: int = 1
+
+    @property
+    def where(self) -> str:
+        """Place and operation, as they stand in messages."""
+        return f"{self.path or '(top level)'} ({', '.join(filter(None, (self.verdict.name, self.source)))})"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of an activation: the place where a neuron will stand.
+
+    Attributes:
+        name: Module path of the activation, or of the module that calls it and the function; ``#2`` marks a second call.
+        operation: The call.
+        shape: Shape of one sample's activation, without the batch axis.
+        channel_axis: Axis of ``[N, ...]`` that counts channels (convolutions) or features (linear layers).
+        cap: Upper bound of the activation, ``inf`` if there is none.
+        copy_of: Name of the Site that this one repeats behind a max-pool; empty for a Site of the network itself.
+    """
+
+    name: str
+    operation: Operation
+    shape: tuple[int, ...]
+    channel_axis: int
+    cap: float = math.inf
+    copy_of: str = ""
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons for one sample."""
+        return math.prod(self.shape)
+
+
+@dataclass
+class Capture:
+    """A network as a graph, still computing exactly what the network computes in evaluation.
+
+    Attributes:
+        graph: The captured network, a copy in eval mode that shares nothing with the original.
+        inputs: Names of the inputs, in the order of `forward`.
+        example: The inputs that the network was captured with.
+        output: What the network itself returns for the example.
+        problems: What stands in the way of a conversion; operations first seen first.
+    """
+
+    graph: fx.GraphModule
+    inputs: tuple[str, ...]
+    example: Inputs
+    output: Any
+    problems: list[Problem] = field(default_factory=list)
+
+    def operations(self) -> Iterator[tuple[fx.Node, Operation]]:
+        """Yield the nodes that carry a signal, in the order of execution."""
+        for node in self.graph.graph.nodes:
+            if "operation" in node.meta:
+                yield node, node.meta["operation"]
+
+    def nodes(self, kind: Kind) -> list[fx.Node]:
+        """Return the nodes of one kind, in the order of execution."""
+        return [node for node, operation in self.operations() if operation.verdict.kind is kind]
+
+    def run(self, inputs: Inputs) -> Any:
+        """Run the graph; each input is ``[N, ...]``."""
+        with torch.no_grad():
+            return self.graph(*(inputs[name] for name in self.inputs))
+
+
+class _Tracer(fx.Tracer):
+    """Trace `forward` for the arguments that the example gives; all others keep their defaults."""
+
+    record_stack_traces = True
+
+    def __init__(self, arguments: tuple[str, ...]) -> None:
+        super().__init__()
+        self.arguments = arguments
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        inherits = type(module).forward.__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
+        return isinstance(module, TrainableActivation) or inherits
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self.arguments]
+        call = _bind(inspect.signature(root_fn), self.arguments)
+        return (lambda *given: call(root_fn, self.root, given)), proxies
+
+
+def _bind(signature: inspect.Signature, names: tuple[str, ...]) -> Callable[..., Any]:
+    """Return a function that calls `forward` with arguments by name, and those of ``*args`` by position."""
+    plain = [name for name in names if name in signature.parameters]
+
+    def call(function: Callable[..., Any], root: nn.Module, given: tuple[Any, ...]) -> Any:
+        keywords = dict(zip(names, given, strict=True))
+        if len(plain) == len(names):
+            return function(root, **keywords)
+        return function(root, *given)
+
+    return call
+
+
+def input_names(ann: nn.Module, example: Any) -> tuple[str, ...]:
+    """Return the names of the arguments of `forward` that an example fills.
+
+    Raises:
+        CaptureError: The example is None or of a kind that cannot be matched with `forward`.
+
+    Example:
+        >>> input_names(nn.Linear(2, 2), torch.zeros(1, 2))
+        ('input',)
+    """
+    if isinstance(ann, fx.GraphModule):
+        known = [str(node.target) for node in ann.graph.nodes if node.op == "placeholder"]
+    else:
+        parameters = inspect.signature(ann.forward).parameters.values()
+        known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)]
+    if isinstance(example, dict):
+        unknown = [name for name in example if name not in known]
+        if unknown:
+            raise CaptureError(
+                "The example names inputs that `forward` does not have",
+                got=", ".join(unknown), expected=f"some of {known}", remedy="Use the argument names of `forward` as keys.",
+            )  # fmt: skip
+        return tuple(example)
+    if isinstance(example, Tensor):
+        return (known[0] if known else "input_0",)
+    if isinstance(example, (tuple, list)) and example:
+        spare = [f"input_{i}" for i in range(len(known), len(example))]
+        return tuple([*known, *spare][: len(example)])
+    raise CaptureError(
+        "An example input is needed to capture the network", got=repr(example)[:80],
+        expected="a tensor [N, ...], a tuple of tensors, or a dict by argument name",
+        remedy="Pass example=, or calibration= whose first batch then serves as the example.",
+    )  # fmt: skip
+
+
+def capture(ann: nn.Module, example: Any) -> Capture:
+    """Turn a network into a graph and judge every operation in it.
+
+    The network is copied, put into eval mode and traced symbolically; then it is run on the example to learn shapes.
+
+    Args:
+        ann: Any `nn.Module`.
+        example: One batch of inputs ``[N, ...]``: a tensor, a tuple in the order of `forward`, or a dict by name.
+
+    Raises:
+        CaptureError: The network cannot be run on the example, or its control flow depends on tensor values.
+
+    Example:
+        >>> captured = capture(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))
+        >>> [operation.verdict.name for _, operation in captured.operations()]
+        ['input', 'linear', 'relu', 'output']
+    """
+    names = input_names(ann, example)
+    inputs, _ = split_batch(example if isinstance(example, dict) else (list(_as_tuple(example)),), names)
+    copied = copy.deepcopy(ann).eval()
+    reference = _run_network(copied, names, inputs)
+    graph = _trace(copied, names)
+    captured = Capture(graph, names, inputs, reference, _weight_problems(copied))
+    _follow_in_place(graph.graph)
+    _annotate(captured)
+    return captured
+
+
+def _as_tuple(example: Any) -> tuple[Any, ...]:
+    return (example,) if isinstance(example, Tensor) else tuple(example)
+
+
+def _run_network(network: nn.Module, names: tuple[str, ...], inputs: Inputs) -> Any:
+    call = _bind(inspect.signature(type(network).forward), names)
+    try:
+        with torch.no_grad():
+            return call(type(network).forward, network, tuple(inputs[name].clone() for name in names))
+    except Exception as error:
+        integers = [name for name, value in inputs.items() if not value.is_floating_point()]
+        raise CaptureError(
+            "The network itself fails on the example",
+            where=_source(error),
+            got="; ".join(f"{name}: {tuple(value.shape)} {value.dtype}" for name, value in inputs.items())
+            + f"; {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            expected="a batch that `ann(example)` accepts",
+            remedy="Pass floating-point inputs (x.float())." if integers else "Pass an example of the right shape and device.",
+        ) from error
+
+
+def _trace(network: nn.Module, names: tuple[str, ...]) -> fx.GraphModule:
+    tracer = _Tracer(names)
+    try:
+        graph = tracer.trace(network)
+    except Exception as error:
+        raise CaptureError(
+            f"The network {type(network).__name__} cannot be traced",
+            where=_source(error),
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            expected="a `forward` whose control flow does not depend on tensor values",
+            remedy="Move that code out of the network and capture the inner module, decide it by an argument with a default, "
+            "or wrap the function with torch.fx.wrap.",
+        ) from error
+    return fx.GraphModule(network, graph, class_name=type(network).__name__)
+
+
+def _source(error: BaseException) -> str:
+    """Return the innermost ``file:line`` of a traceback that is the user's own."""
+    frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+    return _own_frame(frames)
+
+
+def _own_frame(frames: list[tuple[str, int]]) -> str:
+    own = [frame for frame in frames if not frame[0].startswith((_OURS, _TORCH, "<"))]
+    return f"{_short(own[-1][0])}:{own[-1][1]}" if own else ""
+
+
+def _short(file: str) -> str:
+    """Shorten an installed file to its package path, and any other to what stands below the working folder."""
+    _, found, below = file.rpartition("site-packages/")
+    path = Path(file)
+    return below if found else str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+def _weight_problems(network: nn.Module) -> list[Problem]:
+    return [
+        Problem(f"The weight `{name}` holds NaN or Inf", where=name, got=f"{int((~value.isfinite()).sum())} of {value.numel()} values",
+                expected="finite weights", remedy="Load the checkpoint again, or train with a smaller learning rate.")
+        for name, value in network.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
+    ]  # fmt: skip
+
+
+def _is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return bool(
+        (node.op != "call_module" and name.endswith("_") and not name.endswith("__"))
+        or name in {"iadd", "isub", "imul", "itruediv"}
+        or node.kwargs.get("inplace")
+        or getattr(module, "inplace", False)
+    )
+
+
+def _follow_in_place(graph: fx.Graph) -> None:
+    """Let the users of a tensor that was changed in place use the changed one, as they do when the network runs."""
+    order = {node: number for number, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        module = graph.owning_module.get_submodule(node.target) if node.op == "call_module" else None
+        changed = node.args[0] if node.args else None
+        if isinstance(changed, fx.Node) and node.op.startswith("call") and _is_in_place(node, module):
+            changed.replace_all_uses_with(node, delete_user_cb=lambda user, now=order[node]: order[user] > now)
+
+
+class _Recorder(fx.Interpreter):
+    """Run the graph and keep every node's value."""
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.values[n] = value.clone() if isinstance(value, Tensor) else value
+        return value
+
+
+def _annotate(captured: Capture) -> None:
+    """Give every node that carries a signal its `Operation`, found by the table and by running the example."""
+    graph, inputs = captured.graph, [captured.example[name] for name in captured.inputs]
+    alone, doubled = _Recorder(graph), _Recorder(graph)
+    with torch.no_grad():
+        alone.run(*(value.clone() for value in inputs))
+        try:
+            doubled.run(*(_double(value) for value in inputs))
+        except Exception:  # noqa: BLE001  # the node it stopped at has no value, and is judged by that
+            pass
+    paths: Counter[str] = Counter()
+    signals: set[fx.Node] = set()
+    mixed = False
+    for node in graph.graph.nodes:
+        module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        verdict = _verdict(node, module, signals)
+        if verdict.kind is Kind.CONSTANT:
+            continue
+        if verdict.kind is not Kind.SHAPE:
+            signals.add(node)
+            if not mixed and _mixes_batch(alone.values.get(node), doubled.values.get(node)):
+                mixed, verdict = True, _batch_mixing(verdict)
+        value = alone.values[node]
+        shape = tuple(value.shape) if isinstance(value, Tensor) else ()
+        path = _path(node, verdict, paths)
+        axis = _channel_axis(node, module, shape)
+        node.meta["operation"] = Operation(verdict, path, _node_source(node), shape, axis)
+
+
+def _double(value: Tensor) -> Tensor:
+    """Append other samples to a batch, to see which operations let them meet."""
+    return torch.cat([value, 0.75 * value if value.is_floating_point() else value])
+
+
+def _mixes_batch(alone: Any, doubled: Any) -> bool:
+    """Tell whether the first samples come out differently when others stand behind them."""
+    if isinstance(alone, (tuple, list)) and isinstance(doubled, (tuple, list)):
+        return any(_mixes_batch(a, d) for a, d in zip(alone, doubled, strict=True))
+    if isinstance(alone, dict) and isinstance(doubled, dict):
+        return any(_mixes_batch(alone[key], doubled[key]) for key in alone)
+    if not isinstance(alone, Tensor):
+        return False
+    if not isinstance(doubled, Tensor) or doubled.ndim == 0 or doubled.shape != (2 * alone.shape[0], *alone.shape[1:]):
+        return True
+    scale = float(alone.abs().max()) if alone.numel() else 0.0
+    return not torch.allclose(doubled[: alone.shape[0]], alone, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+
+
+def _batch_mixing(verdict: Verdict) -> Verdict:
+    return Verdict(
+        Kind.BATCH_MIXING, verdict.name, reason=f"{verdict.name} moves, mixes or fixes the batch axis, into which time is folded",
+        remedy="Keep samples apart on axis 0: use x.size(0) or -1 for the batch, x.flatten(1), and sums over other axes.",
+    )  # fmt: skip
+
+
+def _verdict(node: fx.Node, module: nn.Module | None, signals: set[fx.Node]) -> Verdict:
+    if node.op == "placeholder":
+        return Verdict(Kind.INPUT, "input")
+    if not any(source in signals for source in node.all_input_nodes):
+        shapes = any("operation" in source.meta for source in node.all_input_nodes)
+        return Verdict(Kind.SHAPE if shapes else Kind.CONSTANT, node.name)
+    if node.op == "output":
+        return Verdict(Kind.OUTPUT, "output")
+    return judge(node, module, lambda value: isinstance(value, fx.Node) and value in signals)
+
+
+def _path(node: fx.Node, verdict: Verdict, seen: Counter[str]) -> str:
+    stack = list(node.meta.get("nn_module_stack", {}))
+    owner = str(stack[-1]) if stack else ""
+    path = str(node.target) if node.op == "call_module" else ".".join(filter(None, (owner, verdict.name)))
+    seen[path] += 1
+    return path if seen[path] == 1 else f"{path}#{seen[path]}"
+
+
+def _node_source(node: fx.Node) -> str:
+    return _own_frame([(m["file"], int(m["line"])) for m in _FRAME.finditer(node.stack_trace or "")])
+
+
+def _channel_axis(node: fx.Node, module: nn.Module | None, shape: tuple[int, ...]) -> int:
+    """Return 1 behind convolutions and the last axis behind linear layers, carried along while the rank stays."""
+    if isinstance(module, nn.Linear):
+        return max(len(shape) - 1, 0)
+    if node.op in {"call_function", "call_method"} and getattr(node.target, "__name__", node.target) in {"linear", "matmul"}:
+        return max(len(shape) - 1, 0)
+    if node.op == "call_module" and hasattr(module, "weight") and not isinstance(module, nn.Embedding):
+        return 1
+    known = [source.meta["operation"] for source in node.all_input_nodes if "operation" in source.meta]
+    return next((o.channel_axis for o in known if len(o.shape) == len(shape) and o.verdict.kind is not Kind.INPUT), 1)

@@ -1,0 +1,129 @@
+"""Trainable stand-ins for ReLU, which `prepare` puts into a network before it is trained."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tospike.errors import OptionError
+from tospike.graph.kinds import TrainableActivation
+
+Gradient = Literal["clip-first", "floor-first", "half-open"]
+GRADIENTS: tuple[Gradient, ...] = ("clip-first", "floor-first", "half-open")
+
+
+class _ClipFloorShift(torch.autograd.Function):
+    """Forward: the quantiser. Backward: straight through inside an interval of z that depends on the variant."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, z: Tensor, threshold: Tensor, levels: int, shift: float, gradient: Gradient
+    ) -> Tensor:
+        steps = torch.floor(z * (levels / threshold) + shift).clamp_(0, levels)
+        ctx.save_for_backward(z, threshold, steps)
+        ctx.levels, ctx.shift, ctx.gradient = levels, shift, gradient
+        return steps * (threshold / levels)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (grad,) = grads
+        z, threshold, steps = ctx.saved_tensors
+        step = threshold / ctx.levels
+        low, high = {
+            "clip-first": (torch.zeros_like(threshold), threshold),
+            "floor-first": (-ctx.shift * step, threshold + (1 - ctx.shift) * step),
+            "half-open": (-ctx.shift * step, threshold - ctx.shift * step),
+        }[ctx.gradient]
+        above = z > high if ctx.gradient == "clip-first" else z >= high
+        inside = (z >= low) & ~above
+        grad_z = grad * inside
+        rounding = (steps / ctx.levels - z / threshold) * grad_z
+        grad_threshold = (rounding + grad * above).sum().reshape(threshold.shape)
+        return grad_z, grad_threshold, None, None, None
+
+
+def clip_floor_shift(
+    z: Tensor, threshold: Tensor, levels: int, shift: float = 0.5, gradient: Gradient = "clip-first"
+) -> Tensor:
+    """Quantise an activation to L steps of θ/L, with a straight-through gradient.
+
+    ``a = θ·clip(floor(z·L/θ + φ)/L, 0, 1)``. Gradients: ``∂a/∂z = 1`` inside an interval and 0 outside;
+    ``∂a/∂θ = (a − z)/θ`` inside, 0 below, 1 above. The interval is ``[0, θ]`` for ``"clip-first"``,
+    ``[−φθ/L, θ + (1−φ)θ/L)`` for ``"floor-first"`` and ``[−φθ/L, θ − φθ/L)`` for ``"half-open"``.
+
+    Args:
+        z: Pre-activation, any shape.
+        threshold: θ > 0, a scalar tensor, in units of z.
+        levels: L, the number of non-zero levels.
+        shift: φ, the share of a step that is added before rounding down.
+        gradient: Which interval passes the gradient.
+
+    Returns:
+        The quantised activation, shaped like z, in units of z.
+
+    Source: Bu et al., "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks",
+    ICLR 2022, equation 14. Differs from the paper in: the gradient with respect to θ, which the submission gives wrongly;
+    "clip-first" is what the authors' newer code computes, "floor-first" their older code, "half-open" the corrected formula.
+
+    Example:
+        >>> clip_floor_shift(torch.tensor([-1.0, 0.3, 0.9, 5.0]), torch.tensor(2.0), levels=4)
+        tensor([0.0000, 0.5000, 1.0000, 2.0000])
+    """
+    result: Tensor = _ClipFloorShift.apply(z, threshold, levels, shift, gradient)  # type: ignore[no-untyped-call]
+    return result
+
+
+class ClipFloorShift(TrainableActivation):
+    """`clip_floor_shift` with a trainable threshold that stays positive.
+
+    ``θ = softplus(ρ)`` with ρ the trained parameter, so that no step of an optimiser can make θ zero or negative.
+
+    Args:
+        levels: L >= 1.
+        shift: φ in [0, 1].
+        initial: θ before training, in units of the activation.
+        gradient: See `clip_floor_shift`.
+
+    Raises:
+        OptionError: A setting is outside its range.
+
+    Source: Bu et al., ICLR 2022, equation 14. Differs from the paper in: θ is the softplus of the parameter (at θ = 8 the
+    two train alike, since softplus is then the identity to 3e-4), where the paper trains θ itself and it can turn negative.
+
+    Example:
+        >>> activation = ClipFloorShift(levels=4, initial=2.0)
+        >>> round(activation.threshold.item(), 4)
+        2.0
+    """
+
+    def __init__(
+        self, levels: int, shift: float = 0.5, initial: float = 8.0, gradient: Gradient = "clip-first"
+    ) -> None:
+        super().__init__()
+        if levels < 1:
+            raise OptionError("`levels` must be positive", got=str(levels), expected="an integer >= 1", remedy="Pass levels=4.")
+        if not 0.0 <= shift <= 1.0:
+            raise OptionError("`shift` must lie in [0, 1]", got=str(shift), remedy="Pass shift=0.5.")
+        if not 0.0 < initial < float("inf"):
+            raise OptionError("`initial` must be positive and finite", got=str(initial), remedy="Pass initial=8.0.")
+        if gradient not in GRADIENTS:
+            raise OptionError("Unknown gradient", got=repr(gradient), expected=f"one of {GRADIENTS}")
+        self.levels, self.shift, self.gradient = levels, shift, gradient
+        value = torch.tensor(float(initial))
+        self.rho = nn.Parameter(value + torch.log(-torch.expm1(-value)))
+
+    @property
+    def threshold(self) -> Tensor:
+        """θ, a scalar tensor, in units of the activation."""
+        return functional.softplus(self.rho).clamp_min(torch.finfo(self.rho.dtype).tiny)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Quantise ``z``; see `clip_floor_shift`."""
+        return clip_floor_shift(z, self.threshold, self.levels, self.shift, self.gradient)
+
+    def extra_repr(self) -> str:
+        """Show the settings in a printed network."""
+        return f"levels={self.levels}, shift={self.shift}, threshold={self.threshold.item():.4g}"
