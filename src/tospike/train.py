@@ -1,7 +1,4 @@
-"""Train a network, prepared for conversion or not: one loop for CPU, GPU and several processes.
-
-The result is the network after the last epoch. Scores on the test set are only logged; nothing is chosen by them.
-"""
+"""Train a network, prepared for conversion or not: one loop for CPU, GPU and several processes."""
 
 from __future__ import annotations
 
@@ -23,8 +20,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import convert_to_fp32, recursively_apply, set_seed
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import convert_to_fp32, recursively_apply, set_seed  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
@@ -36,7 +33,7 @@ from tospike.tasks import Classification, Task
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CLASSIFICATION = Classification()
-_SHOWN = 4  # differences between a checkpoint and a call that an error lists
+_STATEFUL = ("ann", "optimizer", "scaler")
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,6 @@ class History:
     Attributes:
         headline: Name of the score in `EpochRecord.train_score`, and of the one to read first in `test_scores`.
         records: One record per finished epoch.
-
-    Example:
-        >>> history = History("top1", (EpochRecord(1, 2.3, 11.0, {"top1": 12.5}, 0.1, 4.2),))
-        >>> History.from_json(history.to_json()).last.test_scores["top1"]
-        12.5
     """
 
     headline: str
@@ -114,19 +106,20 @@ class _Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        limits = {
-            "epochs >= 1": self.epochs >= 1,
-            "lr > 0 and finite": 0 < self.lr < math.inf,
-            "0 <= momentum < 1": 0 <= self.momentum < 1,
-            "momentum > 0 with nesterov": self.momentum > 0 or not self.nesterov,
-            "weight_decay >= 0 and finite": 0 <= self.weight_decay < math.inf,
-            "0 <= warmup_epochs < epochs": 0 <= self.warmup_epochs < max(1, self.epochs),
-            "clip_norm > 0 or None": self.clip_norm is None or self.clip_norm > 0,
-            "mixed_precision 'bf16', 'fp16' or None": self.mixed_precision in (None, *_DTYPES),
-        }
-        broken = ", ".join(limit for limit, kept in limits.items() if not kept)
+        limits = (
+            ("epochs", self.epochs >= 1, ">= 1"),
+            ("lr", 0 < self.lr < math.inf, "positive and finite"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("nesterov", self.momentum > 0 or not self.nesterov, "False without momentum"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, ">= 0 and finite"),
+            ("warmup_epochs", 0 <= self.warmup_epochs < max(1, self.epochs), "in [0, epochs)"),
+            ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive or None"),
+            ("mixed_precision", self.mixed_precision in (None, *_DTYPES), "'bf16', 'fp16' or None"),
+        )  # fmt: skip
+        broken = [(f"{name}={getattr(self, name)!r}", f"{name} {limit}") for name, kept, limit in limits if not kept]
         if broken:
-            raise OptionError("A training setting is out of range", got=str(self), expected=broken)
+            got, expected = (", ".join(texts) for texts in zip(*broken, strict=True))
+            raise OptionError("A training setting is out of range", where="fit", got=got, expected=expected)
 
     def rate(self, done: float) -> float:
         """Learning rate after ``done`` epochs: linear up during the warm-up, then half a cosine down to 0."""
@@ -137,34 +130,19 @@ class _Settings:
 
 
 def fit(
-    ann: nn.Module,
-    train_loader: Iterable[Any],
-    test_loader: Iterable[Any] | None = None,
-    *,
-    epochs: int,
-    task: Task = _CLASSIFICATION,
-    lr: float = 0.1,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    weight_decay: float = 5e-4,
-    warmup_epochs: int = 0,
-    clip_norm: float | None = None,
-    mixed_precision: Literal["bf16", "fp16"] | None = None,
-    channels_last: bool = False,
-    seed: int = 42,
-    checkpoint: str | os.PathLike[str] | None = None,
-    resume: bool = True,
-    progress: bool = True,
-    log: Callable[[EpochRecord], None] | None = None,
-) -> History:
-    """Train a network in place with SGD; the weights after the last epoch are the result.
+    ann: nn.Module, train_loader: Iterable[Any], test_loader: Iterable[Any] | None = None, *,
+    epochs: int, task: Task = _CLASSIFICATION, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False,
+    weight_decay: float = 5e-4, warmup_epochs: int = 0, clip_norm: float | None = None,
+    mixed_precision: Literal["bf16", "fp16"] | None = None, channels_last: bool = False, seed: int = 42,
+    checkpoint: str | os.PathLike[str] | None = None, resume: bool = True,
+    progress: bool = True, log: Callable[[EpochRecord], None] | None = None,
+) -> History:  # fmt: skip
+    """Train a network in place with SGD; the weights after the last epoch are the result, whatever the test scores.
 
     The learning rate rises linearly over the warm-up, then follows half a cosine to 0; it changes with every batch, not
     in one jump per epoch. Weight decay acts on all parameters, those of batch norm and of trained thresholds included.
-    Mode, device and memory format of the network are put back at the end.
-
-    Runs on what `accelerate` finds. Under ``accelerate launch`` every process takes its share of a `DataLoader` (a list
-    is not divided), so the effective batch is batch size times processes.
+    Runs on what `accelerate` finds: under ``accelerate launch`` every process takes its share of a `DataLoader` (a list
+    is not divided), so the effective batch is batch size times processes. Mode and device are put back at the end.
 
     On one CPU the same seed gives the same weights, bit for bit, resumed or not: at the start of every epoch the random
     generators of Python, NumPy, torch and the loader are set from seed and epoch. Only workers kept alive by
@@ -182,7 +160,7 @@ def fit(
         weight_decay: L2 penalty of SGD.
         warmup_epochs: Epochs of linear warm-up.
         clip_norm: Largest allowed norm of all gradients together.
-        mixed_precision: Number format of what torch holds safe to run in it; weights and loss stay float32.
+        mixed_precision: Format of what torch holds safe in it (fp16: slow on CPUs); weights and loss stay float32.
         channels_last: Keep images ``[N, C, H, W]`` with the channels innermost in memory: faster convolutions.
         seed: Seed of everything random.
         checkpoint: File that holds the run after its last finished epoch.
@@ -196,8 +174,7 @@ def fit(
     Raises:
         OptionError: A setting is out of range.
         DataError: A batch does not fit the network or the task.
-        TrainingError: A loader has no batches, the loss is not finite, nothing can be trained, or the checkpoint is
-            damaged or of another run.
+        TrainingError: An empty loader, a loss that is not finite, nothing to train, a damaged or foreign checkpoint.
 
     Example:
         >>> batch = torch.eye(4), torch.tensor([0, 1, 2, 3])
@@ -209,7 +186,7 @@ def fit(
         epochs, lr, momentum, nesterov, weight_decay, warmup_epochs, clip_norm, mixed_precision, channels_last, seed
     )
     with _restored(ann, channels_last):
-        run = _Run(ann, train_loader, test_loader, task, settings)
+        run = _Run(ann, (train_loader, test_loader), task, settings)
         path = None if checkpoint is None else Path(checkpoint)
         if path and resume and path.exists():
             run.load(path)
@@ -222,8 +199,8 @@ def _all_epochs(run: _Run, path: Path | None, progress: bool, log: Callable[[Epo
     done, epochs = len(run.history.records), run.settings.epochs
     try:
         with Progress(*Progress.get_default_columns(), shown, console=console, disable=not progress) as bar:
-            line = bar.add_task("train", total=epochs * run.batches, epoch=done + 1, loss="-", score="")
-            bar.update(line, completed=done * run.batches)
+            total, completed = epochs * run.batches, done * run.batches
+            line = bar.add_task("train", total=total, completed=completed, epoch=done + 1, loss="-", score="")
             for epoch in range(done, epochs):
                 record = run.epoch(epoch, partial(bar.update, line))
                 if path:
@@ -240,20 +217,18 @@ def _all_epochs(run: _Run, path: Path | None, progress: bool, log: Callable[[Epo
 class _Run:
     """A training run between two batches: network, optimiser, loaders, and the records so far."""
 
-    def __init__(
-        self, ann: nn.Module, train_loader: Iterable[Any], test_loader: Iterable[Any] | None, task: Task, settings: _Settings
-    ) -> None:  # fmt: skip
+    def __init__(self, ann: nn.Module, loaders: tuple[Any, Any], task: Task, settings: _Settings) -> None:
         self.ann, self.task, self.settings = ann, task, settings
         self.names = _input_names(ann)
-        self.accelerator = _accelerator()
+        # `_forward` sets the number format: accelerate would patch `ann.forward` and allow one format per process.
+        self.accelerator = Accelerator(mixed_precision="no")
         self.device: torch.device = self.accelerator.device
         optimizer = torch.optim.SGD(
             [parameter for parameter in ann.parameters() if parameter.requires_grad], lr=settings.lr,
             momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov,
         )  # fmt: skip
-        self.model, self.optimizer, self.train_loader, self.test_loader = self.accelerator.prepare(
-            ann, optimizer, train_loader, test_loader
-        )
+        self.model, self.optimizer, *prepared = self.accelerator.prepare(ann, optimizer, *loaders)
+        self.train_loader, self.test_loader = prepared
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.mixed_precision == "fp16")
         self.history = History(task.headline)
         self.batches = length_hint(self.train_loader)
@@ -263,7 +238,6 @@ class _Run:
     def epoch(self, epoch: int, show: Callable[..., None]) -> EpochRecord:
         """Train one epoch, score it, and add its record to the history."""
         begin = time.perf_counter()
-        show(epoch=epoch + 1)
         self._seed(epoch)
         loss, score = self._train(epoch, show)
         scores = self._test() if self.test_loader is not None else {}
@@ -293,15 +267,14 @@ class _Run:
             output, target, size = self._forward(batch)
             metrics = self._update(metrics, output, target)
             loss = self.task.loss(output, target)
-            value = loss.item()
-            if not math.isfinite(value):
+            if not math.isfinite(value := loss.item()):
                 raise TrainingError(
                     "The loss is not finite", where=f"epoch {epoch + 1}, batch {index + 1}", got=str(value),
                     remedy="Lower lr, add warmup_epochs= or clip_norm=, and look for NaN or Inf in the data.",
                 )  # fmt: skip
             self._step(loss)
             total, samples = total + value * size, samples + size
-            show(advance=1, loss=f"{total / samples:.4f}")
+            show(advance=1, epoch=epoch + 1, loss=f"{total / samples:.4f}")
         if metrics is None:
             raise _empty("training")
         sums = self.accelerator.reduce(torch.tensor([total, samples], device=self.device))
@@ -331,12 +304,9 @@ class _Run:
 
     def _forward(self, batch: Any) -> tuple[Any, Any, int]:
         inputs, target = move(split_batch(batch, self.names), self.device)
-        if self.settings.channels_last:
-            images = {name: value for name, value in inputs.items() if value.ndim == 4}
-            inputs |= {name: value.to(memory_format=torch.channels_last) for name, value in images.items()}
         dtype = _DTYPES.get(self.settings.mixed_precision or "")
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            output = self.model(**inputs)
+            output = self.model(*inputs.values())
         return convert_to_fp32(output), target, next(iter(inputs.values())).shape[0]
 
     def _update(self, metrics: MetricCollection | None, output: Any, target: Any) -> MetricCollection:
@@ -357,8 +327,7 @@ class _Run:
 
     def save(self, path: Path) -> None:
         if self.accelerator.is_main_process:
-            parts = {"network": self.ann, "optimizer": self.optimizer, "scaler": self.scaler}
-            state = {name: part.state_dict() for name, part in parts.items()}
+            state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 file = Path(folder, path.name)
@@ -370,7 +339,7 @@ class _Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             lines, history = state["run"], History.from_json(state["history"])
-            parts = state["network"], state["optimizer"], state["scaler"]
+            parts = {name: state[name] for name in _STATEFUL}
         except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise TrainingError(
                 "The checkpoint cannot be read", where=str(path), got=f"{type(error).__name__}: {error}",
@@ -380,11 +349,11 @@ class _Run:
         other = [Problem("It differs", got=f"{a} (file)", expected=f"{b} (this call)") for a, b in pairs if a != b]
         if other:
             raise TrainingError(
-                "The checkpoint belongs to another training run", where=str(path), problems=other[:_SHOWN],
+                "The checkpoint belongs to another training run", where=str(path), problems=other[:4],
                 remedy="Delete the file or pass resume=False to begin anew, or repeat the call that wrote it.",
             )  # fmt: skip
-        for target, part in zip((self.ann, self.optimizer, self.scaler), parts, strict=True):
-            target.load_state_dict(part)
+        for name, part in parts.items():
+            getattr(self, name).load_state_dict(part)
         self.history = history
 
 
@@ -404,35 +373,15 @@ def _restored(ann: nn.Module, channels_last: bool) -> Iterator[None]:
             module.training = mode
         for name in set(vars(ann)) - attributes:  # marks of accelerate
             delattr(ann, name)
-        ann.zero_grad()
-        ann.to(device)
+        ann.to(device).zero_grad()
         if channels_last:
             ann.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def _accelerator() -> Accelerator:
-    try:
-        return Accelerator(mixed_precision="no")
-    except ValueError as error:
-        raise TrainingError(
-            "An Accelerator with other settings already lives in this process", got=str(error),
-            remedy="Create yours with mixed_precision='no', and pass mixed_precision= to fit instead.",
-        ) from error  # fmt: skip
-
-
 def _input_names(ann: nn.Module) -> list[str]:
-    signature = inspect.signature(ann.forward)
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = [parameter for parameter in signature.parameters.values() if parameter.kind in kinds]
-    names = [parameter.name for parameter in named if parameter.default is parameter.empty] or [
-        p.name for p in named[:1]
-    ]
-    if not names:
-        raise TrainingError(
-            "The inputs of the network have no names", got=f"forward{signature}", expected="forward(self, x)",
-            remedy="Wrap the network in a module whose forward names its inputs.",
-        )  # fmt: skip
-    return names
+    parameters = inspect.signature(ann.forward).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return required or [p.name for p in parameters][:1]
 
 
 def _empty(which: str) -> TrainingError:

@@ -20,8 +20,13 @@ def toy(monkeypatch, tmp_path):
     """A registered set that needs two files of one layout, or one of another."""
     monkeypatch.setattr(sources, "_sources", dict(sources._sources))
 
-    @data.source("toy", layouts=(("a", "b.*"), ("packed",)), folders=(".", "toy-files"), places=(str(tmp_path / "usual"),),
-                 origin="Ask the toy maker.")  # fmt: skip
+    @data.source(
+        "toy",
+        layouts=(("a", "b.*"), ("packed",)),
+        folders=(".", "toy-files"),
+        places=(str(tmp_path / "usual"),),
+        origin="Ask the toy maker.",
+    )
     def read_toy(folder: Path, *, augment: bool = True, shade: int = 1) -> data.Data:
         part = TensorDataset(torch.zeros(1, 1))
         return data.Data(f"{folder.name} {augment} {shade}", part, part, (), (1,))

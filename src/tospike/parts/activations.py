@@ -22,15 +22,16 @@ class _ClipFloorShift(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, z: Tensor, threshold: Tensor, levels: int, shift: float, gradient: Gradient
     ) -> Tensor:
-        steps = torch.floor(z * (levels / threshold) + shift).clamp_(0, levels)
-        ctx.save_for_backward(z, threshold, steps)
+        steps = torch.mul(z, levels / threshold).add_(shift).floor_().clamp_(0, levels)
         ctx.levels, ctx.shift, ctx.gradient = levels, shift, gradient
-        return steps * (threshold / levels)
+        activation = steps.mul_(threshold / levels)
+        ctx.save_for_backward(z, threshold, activation)
+        return activation
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (grad,) = grads
-        z, threshold, steps = ctx.saved_tensors
+        z, threshold, activation = ctx.saved_tensors
         step = threshold / ctx.levels
         low, high = {
             "clip-first": (torch.zeros_like(threshold), threshold),
@@ -38,11 +39,10 @@ class _ClipFloorShift(torch.autograd.Function):
             "half-open": (-ctx.shift * step, threshold - ctx.shift * step),
         }[ctx.gradient]
         above = z > high if ctx.gradient == "clip-first" else z >= high
-        inside = (z >= low) & ~above
-        grad_z = grad * inside
-        rounding = (steps / ctx.levels - z / threshold) * grad_z
-        grad_threshold = (rounding + grad * above).sum().reshape(threshold.shape)
-        return grad_z, grad_threshold, None, None, None
+        grad_above = torch.where(above, grad, 0.0)
+        grad_z = torch.where(z >= low, grad, 0.0).sub_(grad_above)
+        rounding = torch.sub(activation, z).mul_(grad_z).sum() / threshold
+        return grad_z, (rounding + grad_above.sum()).reshape(threshold.shape), None, None, None
 
 
 def clip_floor_shift(
@@ -126,4 +126,4 @@ class ClipFloorShift(TrainableActivation):
 
     def extra_repr(self) -> str:
         """Show the settings in a printed network."""
-        return f"levels={self.levels}, shift={self.shift}, threshold={self.threshold.item():.4g}"
+        return f"levels={self.levels}, shift={self.shift}, gradient={self.gradient!r}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -90,8 +91,129 @@ def _initialise(network: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+class VGG(nn.Module):
+    """VGG-16 with batch norm: 13 convolutions in five groups, each closed by a 2x2 max-pool, then three linear layers.
+
+    Args:
+        classes: Number of logits.
+        channels: Channels of the image.
+        image_size: Height and width of the image, a multiple of 32.
+
+    Raises:
+        OptionError: The image does not survive five halvings.
+
+    Source:
+        Bu et al., "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks", 2022.
+        Differs: the pools are max-pools here; preparing the network replaces them, as the authors do. Dropout, whose
+        probability is 0 there, is left out.
+    """
+
+    def __init__(self, classes: int, channels: int, image_size: int) -> None:
+        super().__init__()
+        if image_size < 32 or image_size % 32:
+            raise OptionError(
+                "VGG-16 halves its image five times", got=f"image_size={image_size}", expected="a multiple of 32",
+                remedy="Resize or pad the images, for example to 32 or 224.",
+            )  # fmt: skip
+        self.features = nn.Sequential()
+        inputs = channels
+        for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+            for _ in range(count):
+                self.features.extend([nn.Conv2d(inputs, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()])
+                inputs = width
+            self.features.append(nn.MaxPool2d(2))
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs * (image_size // 32) ** 2, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Linear(4096, classes),
+        )
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``[N, classes]`` for images ``[N, channels, image_size, image_size]``."""
+        return self.classifier(self.features(x))  # type: ignore[no-any-return]
+
+
 def resnet20(
     classes: int = 10, channels: int = 3, widths: Sequence[int] = (16, 32, 64), stem_pool: bool = False
 ) -> ResNet:
-    """Build the CIFAR ResNet-20: three groups of three blocks; ``widths=(64, 128, 256)`` is the wide one."""
+    """Build the ResNet-20 of small images: three groups of three blocks; ``widths=(64, 128, 256)`` is the wide one.
+
+    Example:
+        >>> import torch
+        >>> resnet20(channels=1, stem_pool=True)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
     return ResNet((3, 3, 3), widths, classes, channels, stem_pool)
+
+
+def resnet18(classes: int = 10, channels: int = 3, stem_pool: bool = False) -> ResNet:
+    """Build the ResNet-18 of small images: 3x3 stem, four groups of two blocks, 64 to 512 channels."""
+    return ResNet((2, 2, 2, 2), (64, 128, 256, 512), classes, channels, stem_pool)
+
+
+def resnet34(classes: int = 10, channels: int = 3, stem_pool: bool = False) -> ResNet:
+    """Build the ResNet-34 of the QCFS paper: its 3x3 stem of stride 1 makes it 16 times the usual work on ImageNet."""
+    return ResNet((3, 4, 6, 3), (64, 128, 256, 512), classes, channels, stem_pool)
+
+
+def vgg16(classes: int = 10, channels: int = 3, image_size: int = 32) -> VGG:
+    """Build VGG-16 with batch norm, for square images whose side is a multiple of 32."""
+    return VGG(classes, channels, image_size)
+
+
+def digits_net(classes: int = 10, channels: int = 1) -> nn.Sequential:
+    """Build three convolutions with batch norm, a max-pool and a linear layer, for 8x8 digits."""
+    network = nn.Sequential()
+    inputs = channels
+    for width in (16, 32, 64):
+        network.extend([nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()])
+        inputs = width
+        if width == 32:
+            network.append(nn.MaxPool2d(2))
+    network.extend([nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * inputs, classes)])
+    _initialise(network)
+    return network
+
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    builder.__name__: builder for builder in (resnet20, resnet18, resnet34, vgg16, digits_net)
+}
+
+
+def available() -> tuple[str, ...]:
+    """Return the names that `build` knows."""
+    return tuple(_BUILDERS)
+
+
+def build(name: str, **options: Any) -> nn.Module:
+    """Build a network by name, with fresh weights.
+
+    Args:
+        name: One of `available`.
+        options: Keyword arguments of the function of that name.
+
+    Raises:
+        OptionError: The name, or an option of it, is unknown.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in build("resnet20", classes=100).parameters())
+        278324
+    """
+    if name not in _BUILDERS:
+        close = get_close_matches(name, _BUILDERS, cutoff=0.4)
+        raise OptionError(
+            "There is no such network", got=repr(name), expected=f"one of {', '.join(_BUILDERS)}",
+            remedy=f"Did you mean {' or '.join(close)}?" if close else "Pass a name of `available()`.",
+        )  # fmt: skip
+    known = list(inspect.signature(_BUILDERS[name]).parameters)
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise OptionError(
+            f"The network {name} has no option {', '.join(unknown)}", got=str(options), expected=f"some of {known}",
+            remedy="Drop the option, or build the network from its class.",
+        )  # fmt: skip
+    return _BUILDERS[name](**options)

@@ -1,0 +1,102 @@
+"""Say before a conversion whether it will work, and everything that stands in its way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from tospike.errors import Problem
+from tospike.graph.capture import Capture, Site, capture
+from tospike.graph.rewrite import rewrite, site_nodes, support_problems
+
+
+@dataclass(frozen=True)
+class SupportReport:
+    """What `check` found.
+
+    Attributes:
+        network: Class of the network.
+        sites: The activations that become neurons, pooled copies included, in the order of execution.
+        problems: Everything that stands in the way of a conversion, with place, reason and remedy.
+        neurons: Neurons for one sample.
+        neurons_added: How many of them are pooled copies.
+    """
+
+    network: str
+    sites: tuple[Site, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the network converts."""
+        return not self.problems
+
+    @property
+    def neurons(self) -> int:
+        """Neurons for one sample."""
+        return sum(site.neurons for site in self.sites)
+
+    @property
+    def neurons_added(self) -> int:
+        """Neurons of pooled copies, for one sample."""
+        return sum(site.neurons for site in self.sites if site.copy_of)
+
+    def __str__(self) -> str:
+        """Render a table of the Sites and the list of problems."""
+        console = Console(width=120, no_color=True, highlight=False)
+        with console.capture() as captured:
+            self.print(console)
+        return captured.get().rstrip()
+
+    def print(self, console: Console) -> None:
+        """Print the report to a rich console."""
+        table = Table("Site", "operation", "neurons", "source", title=f"{self.network}: {len(self.sites)} Sites")
+        for site in self.sites:
+            note = f" (copy of {site.copy_of})" if site.copy_of else ""
+            table.add_row(
+                site.name + note, site.operation.verdict.name, " x ".join(map(str, site.shape)), site.operation.source
+            )
+        console.print(table)
+        for number, problem in enumerate(self.problems, 1):
+            console.print(f"{number}. {problem}", markup=False)
+        added = f", {self.neurons_added:,} of them pooled copies" if self.neurons_added else ""
+        console.print(f"{self.neurons:,} neurons{added}.")
+        console.print("It converts." if self.ok else f"It does not convert: {len(self.problems)} problems.")
+
+
+def rewritten(ann: nn.Module, example: Any) -> tuple[Capture, tuple[Problem, ...]]:
+    """Capture and rewrite a network, and list everything that stands in the way of a conversion."""
+    captured = capture(ann, example)
+    rewrite(captured)
+    problems = [*captured.problems, *support_problems(captured)]
+    if not site_nodes(captured.graph):
+        problems.append(
+            Problem("The network has no activation that could become a neuron", got="0 Sites",
+                    expected="at least one ReLU, ReLU6 or clamp(min=0)", remedy="Replace its activations by ReLU and fine-tune.")
+        )  # fmt: skip
+    return captured, tuple(problems)
+
+
+def check(ann: nn.Module, example: Any) -> SupportReport:
+    """Report whether a network converts, without converting it.
+
+    Args:
+        ann: The network; it is not changed.
+        example: One batch of inputs ``[N, ...]``: a tensor, a tuple, or a dict by name.
+
+    Raises:
+        CaptureError: The network cannot be run on the example or not be traced at all.
+
+    Example:
+        >>> import torch
+        >>> report = check(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 3), nn.GELU(), nn.Linear(3, 1)), torch.zeros(1, 2))
+        >>> report.ok, report.problems[0].where
+        (False, '3 (gelu)')
+    """
+    captured, problems = rewritten(ann, example)
+    sites = tuple(node.meta["site"] for node in site_nodes(captured.graph))
+    return SupportReport(type(ann).__name__, sites, problems)

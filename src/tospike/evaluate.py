@@ -1,0 +1,238 @@
+"""Score an SNN over a data set at many time steps, all of them from one simulation."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import nn
+from torchmetrics import MetricCollection
+
+from tospike.errors import DataError, OptionError
+from tospike.graph.batches import move, split_batch
+from tospike.run.counts import Counts
+from tospike.run.network import SNN
+from tospike.run.simulate import Delay, check_run, simulate
+from tospike.tasks import Classification, Task
+
+_CLASSIFICATION = Classification()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found, as plain values.
+
+    Attributes:
+        task: Class of the task.
+        headline: Name of the score on the curve.
+        unit: Its unit.
+        curve: Headline score by T.
+        scores: Every score by T.
+        delays: First counted step by T.
+        reference: Headline score of the reference network; None without one.
+        reference_scores: Every score of the reference network.
+        reference_name: What the reference is, e.g. ``"ANN"``.
+        approaches: What the SNN approaches as T grows.
+        rates: Mean spikes per neuron and step of each Site, over the whole simulation.
+        operations: Synaptic operations of one sample by T, over all stepped layers.
+        method, settings, seed: How the SNN was made.
+        calibration_samples: Images that the thresholds were measured on.
+        neurons_added: Neurons of pooled copies, for one sample.
+        samples: Samples scored.
+        finished: False if the evaluation was interrupted.
+        uncounted: Operations with weights that the counts leave out.
+    """
+
+    task: str
+    headline: str
+    unit: str
+    curve: dict[int, float]
+    scores: dict[int, dict[str, float]]
+    delays: dict[int, int]
+    reference: float | None
+    reference_scores: dict[str, float]
+    reference_name: str
+    approaches: str
+    rates: dict[str, float]
+    operations: dict[int, float]
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    calibration_samples: int
+    neurons_added: int
+    samples: int
+    finished: bool = True
+    uncounted: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Write the result as JSON; numbers keep their full precision."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: The text is not a result.
+        """
+        try:
+            raw = json.loads(text)
+            for key in ("curve", "scores", "delays", "operations"):
+                raw[key] = {int(t): value for t, value in raw[key].items()}
+            return cls(**raw)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError("This is no Result", got=str(error), expected="the JSON that Result.to_json wrote") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a file, in one piece or not at all."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            written = Path(folder, target.name)
+            written.write_text(self.to_json(), encoding="utf-8")
+            os.replace(written, target)
+
+
+class Interrupted(KeyboardInterrupt):  # noqa: N818
+    """An evaluation was interrupted; what was scored until then is kept.
+
+    Attributes:
+        result: The result over the batches that were finished.
+    """
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(f"interrupted after {result.samples} samples; see .result")
+        self.result = result
+
+
+def evaluate(
+    snn: SNN,
+    loader: Iterable[Any],
+    *,
+    task: Task = _CLASSIFICATION,
+    time_steps: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    delay: Delay = 0,
+    reference: nn.Module | None = None,
+    steps_per_call: int | None = None,
+    device: str | torch.device | None = None,
+    save: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Result:
+    """Score an SNN at several T, and the network it came from beside it.
+
+    Args:
+        snn: A converted network.
+        loader: Batches of inputs and targets.
+        task: How outputs are scored.
+        time_steps: The T to score; all come from one simulation to the largest.
+        delay: First counted step, ``"auto"``, or 0; see `tospike.simulate`.
+        reference: A network to score on the same batches, usually the ANN; it is scored in eval mode and left as it was.
+        steps_per_call: See `tospike.simulate`.
+        device: Where to run; where the SNN is when None. Both networks are put back afterwards.
+        save: File for the result, written at the end or on Ctrl-C.
+        progress: Show a progress bar.
+
+    Raises:
+        OptionError: A setting is out of range.
+        DataError: The loader is empty, or a target does not fit the task.
+        Interrupted: Ctrl-C was pressed; carries the result so far.
+
+    Example:
+        >>> import tospike as ts
+        >>> ann = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> x, y = torch.randn(64, 2), torch.randint(2, (64,))
+        >>> snn = ts.convert(ann, ts.LTB(batches=10), calibration=[x])
+        >>> sorted(ts.evaluate(snn, [(x, y)], time_steps=(2, 8), reference=ann, progress=False).curve)
+        [2, 8]
+    """
+    if not time_steps:
+        raise OptionError("`time_steps` is empty", expected="at least one T", remedy="Pass time_steps=(1, 2, 4, 8).")
+    marks = sorted(set(time_steps))
+    delays = check_run(marks, marks[-1], delay, snn.conversion.delay, steps_per_call, "auto")
+    scoring = _Scoring(snn, task, marks, delay, delays, reference, steps_per_call)
+    result = scoring.run(loader, device, progress)
+    if save is not None:
+        result.save(save)
+    if not result.finished:
+        raise Interrupted(result)
+    return result
+
+
+class _Scoring:
+    """Metrics of the reference and of every T, fed batch by batch."""
+
+    def __init__(
+        self, snn: SNN, task: Task, marks: list[int], delay: Delay, delays: dict[int, int], reference: nn.Module | None,
+        chunk: int | None,
+    ) -> None:  # fmt: skip
+        self.snn, self.task, self.marks, self.ann, self.chunk = snn, task, marks, reference, chunk
+        self.delay, self.delays = delay, delays
+        self.metrics: dict[int, MetricCollection] = {}
+        self.counts = Counts()
+
+    def run(self, loader: Iterable[Any], device: str | torch.device | None, progress: bool) -> Result:
+        here = next(iter(self.snn.buffers())).device
+        there = torch.device(device) if device is not None else here
+        mode = self.ann.training if self.ann is not None else False
+        finished = True
+        try:
+            self.snn.to(there)
+            if self.ann is not None:
+                self.ann.to(there).eval()
+            for batch in track(loader, "evaluate", transient=True, disable=not progress):
+                self._batch(move(batch, there))
+        except KeyboardInterrupt:
+            if not self.metrics:
+                raise
+            finished = False
+        finally:
+            self.snn.to(here)
+            if self.ann is not None:
+                self.ann.to(here).train(mode)
+        if not self.metrics:
+            raise DataError(
+                "The loader gave no batch to score", got="0 batches", expected="(input, target) batches",
+                remedy="Pass a re-iterable loader with data.",
+            )  # fmt: skip
+        return replace(self._result(), finished=finished)
+
+    @torch.no_grad()
+    def _batch(self, batch: Any) -> None:
+        inputs, target = split_batch(batch, self.snn.plan.inputs)
+        outputs: dict[int, Any] = {}
+        if self.ann is not None:
+            outputs[0] = self.ann(*inputs.values())
+        outputs |= dict(
+            simulate(
+                self.snn, inputs, time_steps=self.marks[-1], checkpoints=self.marks, delay=self.delay,
+                steps_per_call=self.chunk, counts=self.counts,
+            )
+        )  # fmt: skip
+        for t, output in outputs.items():
+            prediction = self.task.prediction(output)
+            if t not in self.metrics:
+                self.task.check_target(prediction, target)
+                self.metrics[t] = self.task.metrics(prediction)
+            self.metrics[t].update(prediction, target)
+
+    def _result(self) -> Result:
+        made = self.snn.conversion
+        scores = {t: self.task.scores(metrics) for t, metrics in self.metrics.items()}
+        ann = scores.pop(0, {})
+        headline = self.task.headline
+        return Result(
+            task=type(self.task).__name__, headline=headline, unit=self.task.unit,
+            curve={t: scores[t][headline] for t in self.marks}, scores=scores, delays=self.delays,
+            reference=ann.get(headline), reference_scores=ann, reference_name="ANN" if ann else "",
+            approaches=made.reference, rates=self.counts.rates(),
+            operations={t: self.counts.synaptic_operations(t) for t in self.marks},
+            method=made.method, settings=made.settings, seed=made.seed, calibration_samples=made.calibration_samples,
+            neurons_added=made.neurons_added, samples=self.counts.samples, uncounted=sorted(self.counts.uncounted),
+        )  # fmt: skip

@@ -1,0 +1,52 @@
+"""RobustNorm: thresholds from a percentile of the activations, the field's baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tospike.errors import OptionError
+from tospike.methods.base import Method, Parts, register
+from tospike.parts.scales import Granularity, Percentile
+
+
+@register("robust-norm")
+@dataclass(frozen=True)
+class RobustNorm(Method):
+    """Threshold balancing by maximum or percentile of the activations.
+
+    ``θ = max_batches quantile_p(ReLU(z))``; see `tospike.parts.scales.Percentile`.
+
+    Attributes:
+        percentile: p in (0, 1]; 1 is the maximum (MaxNorm).
+        granularity: ``"layer"``, ``"channel"`` or ``"neuron"``.
+        batches: Calibration batches; None passes over the loader once.
+
+    Raises:
+        OptionError: A setting is outside its range.
+
+    Source: Rueckauer et al., Frontiers in Neuroscience 2017, section 2.2.2. Differs from the paper in: thresholds are raised
+    instead of weights divided (equivalent), v(0) = θ/2, and the maximum over batches, as the LTB paper's baseline has it.
+
+    Example:
+        >>> RobustNorm(percentile=0.999).granularity
+        'layer'
+    """
+
+    percentile: float = 0.99
+    granularity: Granularity = "layer"
+    batches: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not 0 < self.percentile <= 1:
+            raise OptionError(
+                "`percentile` must lie in (0, 1]", got=str(self.percentile), remedy="Pass percentile=0.999 for 99.9 %."
+            )
+        if self.batches is not None and self.batches < 1:
+            raise OptionError("`batches` must be positive", got=str(self.batches), remedy="Pass batches=100 or None.")
+
+    def parts(self) -> Parts:
+        """Take the percentile at every Site; start at half the threshold."""
+        return Parts(
+            scale=lambda site, _: Percentile(site, self.granularity, self.percentile), calibration_batches=self.batches
+        )

@@ -1,0 +1,100 @@
+"""Put a method's trainable activations into a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx, nn
+
+from tospike.errors import CaptureError, OptionError, UnsupportedOperationError
+from tospike.graph.capture import Capture, Site, capture
+from tospike.graph.kinds import Kind
+from tospike.graph.rewrite import place_sites, site_nodes
+from tospike.methods.base import Method
+
+_AVERAGE = {"maxpool1d": nn.AvgPool1d, "maxpool2d": nn.AvgPool2d, "maxpool3d": nn.AvgPool3d}
+
+
+def prepare(ann: nn.Module, method: Method, *, example: Any) -> nn.Module:
+    """Return a trainable copy of a network with the method's activation at every Site.
+
+    The copy is captured in eval mode, so branches that exist only in training (auxiliary heads) are not part of it; it is
+    returned in training mode, with dropout and batch norm as in the original.
+
+    Args:
+        ann: The network; it is not changed, and its weights are the starting point.
+        method: A method that trains, e.g. ``ts.QCFS(levels=4)``.
+        example: One batch of inputs ``[N, ...]``.
+
+    Raises:
+        OptionError: The method has nothing to train.
+        CaptureError: The network cannot be captured, or has no activation.
+        UnsupportedOperationError: A max-pool cannot become an average pool.
+
+    Example:
+        >>> import torch, tospike as ts
+        >>> ann = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU())
+        >>> [name for name, _ in ts.prepare(ann, ts.QCFS(), example=torch.zeros(1, 2)).named_parameters()]
+        ['0.weight', '0.bias', '1.rho']
+    """
+    parts = method.parts()
+    if parts.activation is None:
+        raise OptionError(
+            f"The method {method.name!r} is training-free", expected="a method that trains, e.g. QCFS",
+            remedy="Skip prepare() and call convert(ann, method, calibration=loader).",
+        )  # fmt: skip
+    captured = capture(ann, example)
+    make = parts.activation
+
+    def slot(site: Site, _: nn.Module | None) -> nn.Module:
+        activation = make(site)
+        activation.method = method
+        return activation
+
+    place_sites(captured, slot)
+    if not site_nodes(captured.graph):
+        raise no_sites(captured)
+    if parts.average_pool:
+        _average_pools(captured)
+    _restore_dropout(captured)
+    captured.graph.delete_all_unused_submodules()
+    captured.graph.recompile()
+    return captured.graph.train()
+
+
+def no_sites(captured: Capture) -> CaptureError:
+    """Build the error for a network without any activation that could become a neuron."""
+    return CaptureError(
+        "The network has no activation that could become a neuron", got="0 Sites",
+        expected="at least one ReLU, ReLU6 or clamp(min=0)",
+        remedy="Check with ts.check(ann, example) what its activations are, and replace them by ReLU.",
+    )  # fmt: skip
+
+
+def _average_pools(captured: Capture) -> None:
+    graph = captured.graph
+    for node in captured.nodes(Kind.POOL_MAX):
+        module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        kind = _AVERAGE.get(type(module).__name__.lower())
+        if module is None or kind is None or module.dilation not in (1, (1, 1), (1, 1, 1)):
+            raise UnsupportedOperationError(
+                "A max-pool cannot become an average pool", where=node.meta["operation"].where,
+                expected="nn.MaxPool1d, 2d or 3d without dilation", remedy="Use such a module, or pass average_pool=False.",
+            )  # fmt: skip
+        averaged = kind(module.kernel_size, module.stride, module.padding, module.ceil_mode)  # type: ignore[arg-type]
+        graph.add_submodule(str(node.target), averaged)
+
+
+def _restore_dropout(captured: Capture) -> None:
+    """Turn functional dropout, whose training flag was fixed at capture, into modules that follow train() and eval()."""
+    graph = captured.graph
+    for node, operation in list(captured.operations()):
+        if node.op == "call_function" and operation.verdict.name == "dropout":
+            rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+            name = f"{node.name}_module"
+            graph.add_submodule(name, nn.Dropout(rate))
+            with graph.graph.inserting_after(node):
+                placed: fx.Node = graph.graph.call_module(name, (node.args[0],))
+            placed.meta = dict(node.meta)
+            node.replace_all_uses_with(placed)
+            graph.graph.erase_node(node)

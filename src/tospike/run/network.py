@@ -1,0 +1,91 @@
+"""The SNN: a network with neurons at its Sites, and the record of how it came to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, fx, nn
+
+from tospike.graph.capture import Site
+from tospike.graph.rewrite import site_nodes
+from tospike.run.plan import Plan
+from tospike.run.simulate import Delay, last, simulate
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How an SNN came to be.
+
+    Attributes:
+        method: Name of the method.
+        settings: Its settings.
+        sites: The Sites, in the order of execution.
+        thresholds: θ of each Site by name, broadcastable to one sample, in units of the ANN's activation.
+        start: Initial potential as a share of θ.
+        reference: What the SNN approaches as T grows: ``"clipped ANN"`` or ``"quantised ANN"``.
+        rebuilt_difference: Largest difference between the rebuilt graph before spiking and the ANN, relative to the
+            ANN's largest output.
+        delay: Estimate of the first step worth reading out; None without calibration data.
+        log: Relative change of each Site's mean threshold, one number per calibration batch.
+        dead: Number of channels per Site that no calibration sample activated; they took the layer's median threshold.
+        neurons_added: Neurons of pooled copies, for one sample.
+        calibration_batches, calibration_samples: What the thresholds were measured on.
+        seed: Seed of the calibration.
+        inputs: Shape of one sample of each input.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    sites: tuple[Site, ...]
+    thresholds: dict[str, Tensor]
+    start: float
+    reference: str
+    rebuilt_difference: float
+    inputs: dict[str, tuple[int, ...]]
+    delay: int | None = None
+    log: dict[str, list[float]] = field(default_factory=dict)
+    dead: dict[str, int] = field(default_factory=dict)
+    calibration_batches: int = 0
+    calibration_samples: int = 0
+    seed: int = 0
+
+    @property
+    def neurons_added(self) -> int:
+        """Neurons of pooled copies, for one sample."""
+        return sum(site.neurons for site in self.sites if site.copy_of)
+
+
+class SNN(nn.Module):
+    """A spiking network. It keeps no state: every call is a run of its own.
+
+    Args:
+        graph: The network with neurons at its Sites.
+        inputs: Names of the inputs.
+        conversion: Record of the conversion.
+    """
+
+    def __init__(self, graph: fx.GraphModule, inputs: tuple[str, ...], conversion: Conversion) -> None:
+        super().__init__()
+        self.graph = graph
+        self.conversion = conversion
+        self.plan = Plan.of(graph, inputs)
+
+    def forward(
+        self,
+        *x: Any,
+        time_steps: int,
+        delay: Delay = 0,
+        steps_per_call: int | None = None,
+        engine: Literal["auto", "float"] = "auto",
+    ) -> Any:
+        """Return the output averaged over the read-out window; see `tospike.simulate`."""
+        batch = x[0] if len(x) == 1 else x
+        return last(
+            simulate(self, batch, time_steps=time_steps, delay=delay, steps_per_call=steps_per_call, engine=engine)
+        )
+
+    @property
+    def site_names(self) -> list[str]:
+        """Names of the Sites in the order of execution."""
+        return [node.meta["site"].name for node in site_nodes(self.graph)]

@@ -1,0 +1,155 @@
+"""What of a network is constant in time, what must be stepped, and what runs once per read-out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from tospike.graph.batches import Inputs
+from tospike.graph.kinds import Kind
+from tospike.graph.rewrite import reach, site_nodes
+
+Values = dict[fx.Node, Any]
+Watch = Callable[[fx.Node, tuple[Any, ...], Any, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The nodes of an SNN's graph in three phases.
+
+    The input is the same at every time step, so all before the first neuron is computed once; behind the last neuron nothing
+    spikes, so all of that runs once per read-out, on the mean over time. Nodes that only read sizes run again in each
+    phase that needs them, because time is folded into the batch axis.
+
+    Attributes:
+        graph: The network with neurons at its Sites.
+        inputs: Input names, in the order of `forward`.
+        static: Nodes that are constant in time.
+        body: Nodes that are stepped.
+        tail: Nodes behind the last neuron, the output included.
+        carried: Nodes of the body that the tail reads.
+    """
+
+    graph: fx.GraphModule
+    inputs: tuple[str, ...]
+    static: tuple[fx.Node, ...]
+    body: tuple[fx.Node, ...]
+    tail: tuple[fx.Node, ...]
+    carried: tuple[fx.Node, ...]
+
+    @classmethod
+    def of(cls, graph: fx.GraphModule, inputs: tuple[str, ...]) -> Plan:
+        """Split a graph at its Sites."""
+        sites = site_nodes(graph)
+        behind, before = reach(graph.graph, sites)
+        nodes = list(graph.graph.nodes)
+        body = {node for node in nodes if node in sites or (node in behind and node in before)}
+        tail = {node for node in nodes if node in behind and node not in body}
+        tail |= {node for node in nodes if node.op == "output"}
+        static = [node for node in nodes if node not in behind and node not in body and node not in tail]
+        carried = [node for node in nodes if node in body and not _is_shape(node) and any(u in tail for u in node.users)]
+        return cls(
+            graph, inputs, tuple(static), _with_shapes(nodes, body), _with_shapes(nodes, tail), tuple(carried)
+        )  # fmt: skip
+
+    def prepare(self, inputs: Inputs) -> Values:
+        """Compute all that is constant in time; inputs are ``[N, ...]``."""
+        given = iter(inputs[name] for name in self.inputs)
+        values: Values = {}
+        for node in self.static:
+            values[node] = next(given) if node.op == "placeholder" else _call(self.graph, node, values)
+        return values
+
+    def step(self, static: Values, state: dict[str, Tensor], steps: int, watch: Watch | None = None) -> Values:
+        """Advance the body by a chunk of time.
+
+        Args:
+            static: What `prepare` returned.
+            state: Potential of each Site by target, changed in place; empty before the first chunk.
+            steps: Time steps in the chunk, folded into the batch axis of every value.
+            watch: Called with each node of the body, its arguments, its value and the number of steps.
+
+        Returns:
+            The values of the carried nodes, ``[steps, N, ...]``.
+        """
+        values: Values = {}
+        for node in self.body:
+            for source in node.all_input_nodes:
+                if source not in values:
+                    values[source] = static[source] if "site" in node.meta else _repeat(source, static[source], steps)
+            if "site" in node.meta:
+                value = self._fire(node, node.all_input_nodes[0] in static, values, state, steps)
+            else:
+                value = _call(self.graph, node, values)
+            values[node] = value
+            if watch is not None:
+                watch(node, tuple(values[source] for source in node.all_input_nodes), value, steps)
+            if "site" in node.meta and node.all_input_nodes[0] in static:
+                del values[node.all_input_nodes[0]]  # held without its time axis
+        return {node: values[node].unflatten(0, (steps, -1)) for node in self.carried}
+
+    def _fire(self, node: fx.Node, constant: bool, values: Values, state: dict[str, Tensor], steps: int) -> Tensor:
+        current = values[node.all_input_nodes[0]]
+        currents = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
+        neuron = self.graph.get_submodule(str(node.target))
+        key = str(node.target)
+        if key not in state:
+            state[key] = neuron.initial(currents[0])  # type: ignore[operator]
+        spikes, state[key] = neuron(currents, state[key])
+        return spikes.flatten(0, 1)  # type: ignore[no-any-return]
+
+    def finish(self, static: Values, means: Values) -> Any:
+        """Run the tail on time-averaged values ``[N, ...]`` and return the network's output."""
+        values = {**static, **means}
+        for node in self.tail:
+            values[node] = _call(self.graph, node, values)
+        return values[self.tail[-1]]
+
+
+def _is_shape(node: fx.Node) -> bool:
+    return "operation" in node.meta and node.meta["operation"].verdict.kind is Kind.SHAPE
+
+
+def _is_signal(node: fx.Node) -> bool:
+    return "operation" in node.meta and not _is_shape(node)
+
+
+def _with_shapes(nodes: list[fx.Node], chosen: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
+    """Add the size-reading nodes that the chosen ones need, and those that these need."""
+    wanted = set(chosen)
+    for node in reversed(nodes):
+        if _is_shape(node) and any(user in wanted for user in node.users):
+            wanted.add(node)
+    return tuple(node for node in nodes if node in wanted)
+
+
+def _repeat(node: fx.Node, value: Any, steps: int) -> Any:
+    """Repeat a signal that is constant in time for every step of a chunk; constants without a batch axis stay."""
+    if steps == 1 or not isinstance(value, Tensor) or not _is_signal(node):
+        return value
+    return value.expand(steps, *value.shape).flatten(0, 1)
+
+
+def _call(graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    if node.op == "output":
+        return args[0]
+    if node.op == "get_attr":
+        owner: Any = graph
+        for name in str(node.target).split("."):
+            owner = getattr(owner, name)
+        return owner
+    if node.op == "call_module":
+        return graph.get_submodule(str(node.target))(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def zeros_like(values: Values) -> Values:
+    """Return zero sums ``[N, ...]`` for carried values ``[steps, N, ...]``."""
+    return {node: torch.zeros_like(value[0]) for node, value in values.items()}
