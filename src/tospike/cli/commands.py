@@ -1,0 +1,148 @@
+"""The commands, each a function whose arguments are its options."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import tospike as ts
+from tospike import data, zoo
+from tospike.errors import OptionError
+from tospike.report import curve_table, draw_curve
+from tospike.zoo.recipes import recipe
+
+TIME_STEPS = (1, 2, 4, 8, 16, 32)
+
+
+def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samples: int = 0, seed: int = 0) -> int:
+    """Convert a trained network by LTB and by QCFS, and show accuracy at T = 1 to 32 beside the ANN's.
+
+    Args:
+        out: Folder for the curve (PNG) and the results (JSON).
+        dataset: "fashion-mnist" (networks of the zoo), "digits" (trained on the spot), or "auto": the first that is there.
+        batches: Calibration batches of 100 images for LTB.
+        samples: Test images to score; 0 for all of them.
+        seed: Seed of the calibration order.
+    """
+    console = Console()
+    if dataset not in ("auto", "fashion-mnist", "digits"):
+        raise OptionError("Unknown demo data", got=repr(dataset), expected="auto, fashion-mnist or digits")
+    if dataset == "auto":
+        dataset = "fashion-mnist" if data.is_available("fashion-mnist") and len(zoo.available()) > 1 else "digits"
+    found = data.load(dataset)
+    _, test = found.loaders(100, test_batch_size=250)
+    if samples:
+        test = torch.utils.data.DataLoader(
+            torch.utils.data.Subset(found.test, range(min(samples, len(found.test)))), 250  # type: ignore[arg-type]
+        )
+    console.print(f"Data: {dataset}, {len(test.dataset):,} test images. Calibration: {batches} batches of 100.")  # type: ignore[arg-type]
+    calibration = found.calibration(100, seed=seed)
+    results: dict[str, ts.Result] = {}
+    for label, ann, method in _demo_networks(dataset, batches, console):
+        snn = ts.convert(ann, method, calibration=calibration, seed=seed)
+        results[label] = ts.evaluate(snn, test, time_steps=TIME_STEPS, reference=ann, save=Path(out, f"{label}.json"))
+    console.print(curve_table(results, title=f"{dataset}: accuracy of the SNN after T time-steps"))
+    picture = draw_curve(results, Path(out, "curve.png"), title=dataset)
+    console.print(f"Curve: {picture}   Results: {out}/*.json", highlight=False)
+    console.print("Next: `tospike check torchvision.models:resnet18`, `tospike methods`, or convert your own in three lines:")
+    console.print(
+        "  import tospike as ts\n  snn = ts.convert(ann, ts.LTB(), calibration=loader)\n  y = snn(x, time_steps=32)", markup=False
+    )
+    return 0
+
+
+def _demo_networks(dataset: str, batches: int, console: Console) -> list[tuple[str, nn.Module, ts.Method | None]]:
+    if dataset == "fashion-mnist":
+        trained = {name: zoo.load(name) for name in zoo.available() if name not in zoo.ALIASES}
+    else:
+        trained = {}
+        for name in ("digits-relu", "digits-qcfs-l4"):
+            console.print(f"Training {name} ...")
+            trained[name] = _train(recipe(name), found=data.load("digits"), checkpoint=None)[0].eval()
+    chosen: list[tuple[str, nn.Module, ts.Method | None]] = []
+    for name, ann in trained.items():
+        if name.endswith("relu"):
+            chosen.append(("LTB", ann, ts.LTB(batches=batches)))
+        else:
+            chosen.append((f"QCFS {name.rpartition('-')[2].upper().replace('L', 'L=')}", ann, None))
+    return chosen
+
+
+def methods() -> int:
+    """List the conversion methods with their settings."""
+    table = Table("name", "setting", "default", "what it is", title="Methods")
+    for name, cls in sorted(ts.METHODS.items()):
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        table.add_row(name, "", "", (cls.__doc__ or "").splitlines()[0], style="bold")
+        for field in fields:
+            table.add_row("", field.name, repr(field.default), "")
+    Console().print(table)
+    return 0
+
+
+def check(network: str, shape: list[int] | None = None) -> int:
+    """Report whether a network converts, every activation in it, and everything that stands in the way.
+
+    Args:
+        network: A name of the zoo, or "module:callable" that returns the network, e.g. torchvision.models:resnet18.
+        shape: Shape of the example input, batch first; [1, 3, 224, 224] when not given for a "module:callable".
+    """
+    ann, example = _network(network, shape)
+    report = ts.check(ann, example)
+    report.print(Console())
+    return 0 if report.ok else 1
+
+
+def _network(name: str, shape: list[int] | None) -> tuple[nn.Module, torch.Tensor]:
+    module, found, attribute = name.partition(":")
+    if not found:
+        default = [1, *zoo.EXAMPLES[recipe(zoo.ALIASES.get(name, name)).data]]
+        return zoo.load(name), torch.zeros(shape or default)
+    try:
+        ann = getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise OptionError(
+            "The network cannot be built", got=f"{name}: {error}", expected="module:callable without arguments",
+            remedy="Write a small function that builds it, and name that.",
+        ) from error  # fmt: skip
+    return ann, torch.zeros(shape or [1, 3, 224, 224])
+
+
+def train(name: str, out: str = "runs", root: str | None = None, epochs: int | None = None, resume: bool = True) -> int:
+    """Train the network of a recipe, and write its weights as safetensors.
+
+    Args:
+        name: Recipe; an unknown name lists them all.
+        out: Folder for the checkpoint, the history and the weights.
+        root: Folder that holds the data set; searched in the usual places when not given.
+        epochs: Epochs instead of the recipe's own.
+        resume: Go on from the checkpoint of an interrupted run.
+    """
+    entry = recipe(name)
+    entry = entry if epochs is None else dataclasses.replace(entry, epochs=epochs)
+    found = data.load(entry.data, root, **entry.data_options)
+    ann, history = _train(entry, found, Path(out, f"{name}.pt"), resume)
+    path = zoo.save(ann, name, Path(out))
+    Path(out, f"{name}.json").write_text(history.to_json(), encoding="utf-8")
+    Console().print(f"{path}: {history.last.test_scores}", highlight=False)
+    return 0
+
+
+def _train(
+    entry: zoo.Recipe, found: data.Data, checkpoint: Path | None, resume: bool = True
+) -> tuple[nn.Module, ts.History]:
+    ann = zoo.build(entry)
+    loaders = found.loaders(entry.batch_size, test_batch_size=500, seed=entry.seed)
+    history = ts.fit(ann, *loaders, checkpoint=checkpoint, resume=resume, channels_last=True, **entry.training())
+    return ann, history
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"demo": demo, "methods": methods, "check": check, "train": train}

@@ -1,0 +1,71 @@
+"""Small trained networks that travel with the library, and the recipes that trained them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tospike.errors import OptionError
+from tospike.methods import method
+from tospike.prepare import prepare
+from tospike.zoo import networks
+from tospike.zoo.recipes import Recipe, recipe
+
+WEIGHTS = Path(__file__).parent / "weights"
+ALIASES = {"fashion-resnet20": "fashion-resnet20-relu"}
+EXAMPLES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32),
+            "imagenet": (3, 224, 224)}  # fmt: skip
+
+
+def build(entry: Recipe) -> nn.Module:
+    """Return the untrained network of a recipe, prepared by its method, initialised from its seed.
+
+    Example:
+        >>> from tospike.zoo.recipes import recipe
+        >>> sum(p.numel() for p in build(recipe("fashion-resnet20-relu")).parameters())
+        272186
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(entry.seed)
+        ann = networks.build(entry.network, **entry.network_options)
+        if entry.method == "relu":
+            return ann
+        example = torch.zeros(1, *EXAMPLES[entry.data])
+        return prepare(ann, method(entry.method, **entry.method_options), example=example)
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the trained networks that `load` knows."""
+    return tuple(sorted([path.stem for path in WEIGHTS.glob("*.safetensors")] + list(ALIASES)))
+
+
+def load(name: str) -> nn.Module:
+    """Return a trained network of the zoo, in eval mode.
+
+    Args:
+        name: One of `available`; ``"fashion-resnet20"`` is the ReLU network.
+
+    Raises:
+        OptionError: There are no weights of this name.
+    """
+    full = ALIASES.get(name, name)
+    path = WEIGHTS / f"{full}.safetensors"
+    if not path.exists():
+        raise OptionError("The zoo has no such network", got=repr(name), expected=f"one of {', '.join(available())}",
+                          remedy=f"Train it: tospike train {full}")  # fmt: skip
+    ann = build(recipe(full))
+    ann.load_state_dict(load_file(path))
+    return ann.eval()
+
+
+def save(ann: nn.Module, name: str, folder: Path = WEIGHTS) -> Path:
+    """Write the weights of a network as safetensors, in one piece or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    partial = path.with_suffix(".partial")
+    save_file({key: value.contiguous() for key, value in ann.state_dict().items()}, partial, metadata={"recipe": name})
+    partial.replace(path)
+    return path

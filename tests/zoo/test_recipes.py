@@ -1,0 +1,78 @@
+import inspect
+
+import pytest
+import torch
+
+from tospike.data import available as data_sets
+from tospike.errors import OptionError
+from tospike.train import fit
+from tospike.zoo.networks import build
+from tospike.zoo.recipes import OURS, RECIPES, recipe
+
+# Tables of the paper, typed again: T = 2, 4, 8, 16, 32, 64, 512 for CIFAR, and 16, 32, 64, 128, 256, 1024 for ImageNet.
+CIFAR_STEPS = (2, 4, 8, 16, 32, 64, 512)
+IMAGENET_STEPS = (16, 32, 64, 128, 256, 1024)
+PAPER = {
+    "cifar10-vgg16-qcfs-l4": (95.52, 91.18, 93.96, 94.95, 95.40, 95.54, 95.55, 95.59),
+    "cifar10-resnet20-qcfs-l4": (91.77, 73.20, 83.75, 89.55, 91.62, 92.24, 92.35, 92.41),
+    "cifar10-resnet18-qcfs-l4": (96.04, 75.44, 90.43, 94.82, 95.92, 96.08, 96.06, 96.06),
+    "cifar100-vgg16-qcfs-l4": (76.28, 63.79, 69.62, 73.96, 76.24, 77.01, 77.10, 77.08),
+    "cifar100-resnet20-qcfs-l8": (69.94, 19.96, 34.14, 55.37, 67.33, 69.82, 70.49, 70.50),
+    "cifar100-resnet18-qcfs-l4": (78.80, 70.79, 75.67, 78.48, 79.48, 79.62, 79.54, 79.61),
+    "imagenet-resnet34-qcfs-l8": (74.32, 59.35, 69.37, 72.35, 73.15, 73.37, 73.39),
+    "imagenet-vgg16-qcfs-l16": (74.29, 50.97, 68.47, 72.85, 73.97, 74.22, 74.32),
+}
+LEARNING = {"cifar10": (0.1, 5e-4), "cifar100": (0.02, 5e-4), "imagenet": (0.1, 1e-4)}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_expected_figures_are_those_of_the_paper(name):
+    steps = IMAGENET_STEPS if name.startswith("imagenet") else CIFAR_STEPS
+    assert dict(recipe(name).expected) == dict(zip(("ann", *steps), PAPER[name], strict=True))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_settings_are_those_of_the_paper(name):
+    one = recipe(name)
+    assert one.method_options == {"levels": int(name.rsplit("-l", 1)[1])}
+    assert (one.lr, one.weight_decay) == LEARNING[one.data]
+    assert (one.epochs, one.batch_size, one.momentum, one.seed) == (300, 128, 0.9, 42)
+    assert "ICLR 2022" in one.source
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_its_network_for_its_data(name):
+    one = recipe(name)
+    assert one.data in data_sets()
+    shape, classes = {
+        "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100), "imagenet": ((3, 224, 224), 1000),
+        "fashion-mnist": ((1, 28, 28), 10), "digits": ((1, 8, 8), 10),
+    }[one.data]  # fmt: skip
+    with torch.device("meta"):
+        assert build(one.network, **one.network_options).eval()(torch.empty(1, *shape)).shape == (1, classes)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_settings_are_arguments_of_fit(name):
+    inspect.signature(fit).bind(None, None, **recipe(name).training())
+    assert recipe(name).training()["weight_decay"] == recipe(name).weight_decay
+
+
+def test_our_own_recipes_claim_nothing_published():
+    ours = [one for one in RECIPES.values() if one.source == OURS]
+    assert {one.name for one in ours} == RECIPES.keys() - PAPER.keys()
+    assert not any(one.expected for one in ours)
+    assert {one.name: one.method_options for one in ours if one.data == "fashion-mnist"} == {
+        "fashion-resnet20-relu": {},
+        "fashion-resnet20-qcfs-l4": {"levels": 4},
+        "fashion-resnet20-qcfs-l8": {"levels": 8},
+    }
+    assert all(one.network_options == {"channels": 1, "stem_pool": True} for one in ours if one.network == "resnet20")
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(OptionError, match="Unknown recipe") as caught:
+        recipe("cifar10-resnet20-qcfs")
+    assert "cifar10-resnet20-qcfs-l4" in caught.value.problem.remedy
+    with pytest.raises(OptionError, match="Choose one of these"):
+        recipe("qqqq")
