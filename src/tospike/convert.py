@@ -106,7 +106,7 @@ def convert(
 
 
 def _travelling_method(ann: nn.Module) -> Method:
-    found = {module.method for module in ann.modules() if isinstance(module, TrainableActivation)}
+    found: set[Method | None] = {module.method for module in ann.modules() if isinstance(module, TrainableActivation)}
     found.discard(None)
     if len(found) != 1:
         raise OptionError(
@@ -114,7 +114,9 @@ def _travelling_method(ann: nn.Module) -> Method:
             got=", ".join(map(str, found)) or "a network without prepared activations",
             expected="a method, or a network made by ts.prepare", remedy="Pass one, e.g. ts.convert(ann, ts.LTB(), calibration=loader).",
         )  # fmt: skip
-    return found.pop()
+    (only,) = found
+    assert only is not None
+    return only
 
 
 def _first(calibration: Iterable[Any]) -> Any:
@@ -126,7 +128,10 @@ def _first(calibration: Iterable[Any]) -> Any:
     for batch in calibration:
         return batch
     raise CalibrationError(
-        "The calibration loader is empty", got="0 batches", expected="at least one batch", remedy="Pass a loader with data."
+        "The calibration loader is empty",
+        got="0 batches",
+        expected="at least one batch",
+        remedy="Pass a loader with data.",
     )
 
 
@@ -149,7 +154,9 @@ def _required_inputs(ann: nn.Module) -> int:
     if isinstance(ann, fx.GraphModule):
         return sum(node.op == "placeholder" for node in ann.graph.nodes)
     parameters = inspect.signature(ann.forward).parameters.values()
-    return max(1, sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters))
+    return max(
+        1, sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    )
 
 
 def _difference(captured: Capture) -> float:
@@ -213,7 +220,11 @@ class _Observation:
         inputs: Inputs = move(split_batch(batch, self.captured.inputs)[0], _device(self.captured))
         for name, value in inputs.items():
             expected = self.captured.example[name]
-            if value.shape[1:].numel() == 0 or value.ndim != expected.ndim or value.is_floating_point() != expected.is_floating_point():
+            if (
+                value.shape[1:].numel() == 0
+                or value.ndim != expected.ndim
+                or value.is_floating_point() != expected.is_floating_point()
+            ):
                 raise CalibrationError(
                     "A calibration batch does not fit the network", where=f"batch {number}, input `{name}`",
                     got=f"{tuple(value.shape)} {value.dtype}", expected=f"[N, {', '.join(map(str, expected.shape[1:]))}] {expected.dtype}",
@@ -265,7 +276,9 @@ class _Observation:
         hooks = []
         for name, scale in self.scales.items():
 
-            def keep(_: nn.Module, args: tuple[Tensor, ...], __: Tensor, name: str = name, scale: Scale = scale) -> None:
+            def keep(
+                _: nn.Module, args: tuple[Tensor, ...], __: Tensor, name: str = name, scale: Scale = scale
+            ) -> None:
                 axes = tuple(a for a in range(args[0].ndim) if a != scale.site.channel_axis)
                 means[name] = float(args[0].clamp_min(0).mean(axes).max())
 

@@ -112,5 +112,7 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
           do this: pip install "tospike[vision]"
     """
     return MissingExtraError(
-        f"{package} is needed for {purpose}", got=f"{package} cannot be imported", remedy=f'pip install "tospike[{extra}]"'
+        f"{package} is needed for {purpose}",
+        got=f"{package} cannot be imported",
+        remedy=f'pip install "tospike[{extra}]"',
     )

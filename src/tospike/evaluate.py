@@ -88,7 +88,9 @@ class Result:
                 raw[key] = {int(t): value for t, value in raw[key].items()}
             return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError("This is no Result", got=str(error), expected="the JSON that Result.to_json wrote") from error
+            raise DataError(
+                "This is no Result", got=str(error), expected="the JSON that Result.to_json wrote"
+            ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to a file, in one piece or not at all."""
@@ -100,7 +102,7 @@ class Result:
             os.replace(written, target)
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818
+class Interrupted(KeyboardInterrupt):
     """An evaluation was interrupted; what was scored until then is kept.
 
     Attributes:

@@ -81,7 +81,7 @@ def _average_pools(captured: Capture) -> None:
                 "A max-pool cannot become an average pool", where=node.meta["operation"].where,
                 expected="nn.MaxPool1d, 2d or 3d without dilation", remedy="Use such a module, or pass average_pool=False.",
             )  # fmt: skip
-        averaged = kind(module.kernel_size, module.stride, module.padding, module.ceil_mode)  # type: ignore[arg-type]
+        averaged = kind(module.kernel_size, module.stride, module.padding, module.ceil_mode)
         graph.add_submodule(str(node.target), averaged)
 
 
@@ -90,7 +90,7 @@ def _restore_dropout(captured: Capture) -> None:
     graph = captured.graph
     for node, operation in list(captured.operations()):
         if node.op == "call_function" and operation.verdict.name == "dropout":
-            rate = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+            rate: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
             name = f"{node.name}_module"
             graph.add_submodule(name, nn.Dropout(rate))
             with graph.graph.inserting_after(node):

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from references.spiking import count_of_constant, fire
 
+from references.spiking import count_of_constant, fire
 from tospike.neurons import IntegrateAndFire, if_step
 
 STEPS = st.integers(1, 24)

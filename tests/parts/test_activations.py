@@ -3,8 +3,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from references.quantiser import forward, gradients
 
+from references.quantiser import forward, gradients
 from tospike.errors import OptionError
 from tospike.parts.activations import GRADIENTS, ClipFloorShift, clip_floor_shift
 

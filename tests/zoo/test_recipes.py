@@ -5,6 +5,7 @@ import torch
 
 from tospike.data import available as data_sets
 from tospike.errors import OptionError
+from tospike.methods import method
 from tospike.train import fit
 from tospike.zoo.networks import build
 from tospike.zoo.recipes import OURS, RECIPES, recipe
@@ -52,6 +53,12 @@ def test_every_recipe_builds_its_network_for_its_data(name):
         assert build(one.network, **one.network_options).eval()(torch.empty(1, *shape)).shape == (1, classes)
 
 
+@pytest.mark.parametrize("name", [name for name, one in RECIPES.items() if one.method != "relu"])
+def test_methods_take_the_settings_of_the_recipe(name):
+    one = recipe(name)
+    assert method(one.method, **one.method_options).levels == int(name.rsplit("-l", 1)[1])
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_training_settings_are_arguments_of_fit(name):
     inspect.signature(fit).bind(None, None, **recipe(name).training())
@@ -62,11 +69,8 @@ def test_our_own_recipes_claim_nothing_published():
     ours = [one for one in RECIPES.values() if one.source == OURS]
     assert {one.name for one in ours} == RECIPES.keys() - PAPER.keys()
     assert not any(one.expected for one in ours)
-    assert {one.name: one.method_options for one in ours if one.data == "fashion-mnist"} == {
-        "fashion-resnet20-relu": {},
-        "fashion-resnet20-qcfs-l4": {"levels": 4},
-        "fashion-resnet20-qcfs-l8": {"levels": 8},
-    }
+    fashion = {one.name: one.method_options.get("levels") for one in ours if one.data == "fashion-mnist"}
+    assert fashion == {"fashion-resnet20-relu": None, "fashion-resnet20-qcfs-l4": 4, "fashion-resnet20-qcfs-l8": 8}
     assert all(one.network_options == {"channels": 1, "stem_pool": True} for one in ours if one.network == "resnet20")
 
 

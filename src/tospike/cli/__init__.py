@@ -14,7 +14,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a network that does not convert, 2 for an error."""
     from tospike.cli import commands
 
-    parser = ArgumentParser(prog="tospike", description="Turn a trained network into a spiking one, and see what it cost.")
+    parser = ArgumentParser(
+        prog="tospike", description="Turn a trained network into a spiking one, and see what it cost."
+    )
     choices = parser.add_subcommands(required=True)
     for name, command in commands.COMMANDS.items():
         sub = ArgumentParser(description=(command.__doc__ or "").splitlines()[0])
@@ -25,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments[arguments.subcommand].as_dict()
     options.pop("config", None)
     try:
-        return commands.COMMANDS[arguments.subcommand](**options)
+        return int(commands.COMMANDS[arguments.subcommand](**options))
     except TospikeError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
         print(error, file=sys.stderr)

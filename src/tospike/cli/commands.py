@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import tospike as ts
 from tospike import data, zoo
 from tospike.errors import OptionError
 from tospike.report import curve_table, draw_curve
-from tospike.zoo.recipes import recipe
+from tospike.zoo.recipes import Recipe, recipe
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
 
@@ -29,7 +30,7 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
         out: Folder for the curve (PNG) and the results (JSON).
         dataset: "fashion-mnist" (networks of the zoo), "digits" (trained on the spot), or "auto": the first that is there.
         batches: Calibration batches of 100 images for LTB.
-        samples: Test images to score; 0 for all of them.
+        samples: Test images to score, rounded up to batches of 250; 0 for all of them.
         seed: Seed of the calibration order.
     """
     console = Console()
@@ -39,22 +40,22 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
         dataset = "fashion-mnist" if data.is_available("fashion-mnist") and len(zoo.available()) > 1 else "digits"
     found = data.load(dataset)
     _, test = found.loaders(100, test_batch_size=250)
-    if samples:
-        test = torch.utils.data.DataLoader(
-            torch.utils.data.Subset(found.test, range(min(samples, len(found.test)))), 250  # type: ignore[arg-type]
-        )
-    console.print(f"Data: {dataset}, {len(test.dataset):,} test images. Calibration: {batches} batches of 100.")  # type: ignore[arg-type]
+    scored: list[Any] = list(islice(test, -(-samples // 250) or None))
+    console.print(f"Data: {dataset}. Calibration: {batches} batches of 100 images.")
     calibration = found.calibration(100, seed=seed)
     results: dict[str, ts.Result] = {}
     for label, ann, method in _demo_networks(dataset, batches, console):
         snn = ts.convert(ann, method, calibration=calibration, seed=seed)
-        results[label] = ts.evaluate(snn, test, time_steps=TIME_STEPS, reference=ann, save=Path(out, f"{label}.json"))
+        results[label] = ts.evaluate(snn, scored, time_steps=TIME_STEPS, reference=ann, save=Path(out, f"{label}.json"))
     console.print(curve_table(results, title=f"{dataset}: accuracy of the SNN after T time-steps"))
     picture = draw_curve(results, Path(out, "curve.png"), title=dataset)
     console.print(f"Curve: {picture}   Results: {out}/*.json", highlight=False)
-    console.print("Next: `tospike check torchvision.models:resnet18`, `tospike methods`, or convert your own in three lines:")
     console.print(
-        "  import tospike as ts\n  snn = ts.convert(ann, ts.LTB(), calibration=loader)\n  y = snn(x, time_steps=32)", markup=False
+        "Next: `tospike check torchvision.models:resnet18`, `tospike methods`, or convert your own in three lines:"
+    )
+    console.print(
+        "  import tospike as ts\n  snn = ts.convert(ann, ts.LTB(), calibration=loader)\n  y = snn(x, time_steps=32)",
+        markup=False,
     )
     return 0
 
@@ -137,7 +138,7 @@ def train(name: str, out: str = "runs", root: str | None = None, epochs: int | N
 
 
 def _train(
-    entry: zoo.Recipe, found: data.Data, checkpoint: Path | None, resume: bool = True
+    entry: Recipe, found: data.Data, checkpoint: Path | None, resume: bool = True
 ) -> tuple[nn.Module, ts.History]:
     ann = zoo.build(entry)
     loaders = found.loaders(entry.batch_size, test_batch_size=500, seed=entry.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import math
@@ -165,7 +166,7 @@ def input_names(ann: nn.Module, example: Any) -> tuple[str, ...]:
                 "The example names inputs that `forward` does not have",
                 got=", ".join(unknown), expected=f"some of {known}", remedy="Use the argument names of `forward` as keys.",
             )  # fmt: skip
-        return tuple(example)
+        return tuple(name for name in known if name in example)
     if isinstance(example, Tensor):
         return (known[0] if known else "input_0",)
     if isinstance(example, (tuple, list)) and example:
@@ -201,7 +202,7 @@ def capture(ann: nn.Module, example: Any) -> Capture:
     reference = _run_network(copied, names, inputs)
     graph = _trace(copied, names)
     captured = Capture(graph, names, inputs, reference, _weight_problems(copied))
-    _follow_in_place(graph.graph)
+    _follow_in_place(graph)
     _annotate(captured)
     return captured
 
@@ -223,7 +224,9 @@ def _run_network(network: nn.Module, names: tuple[str, ...], inputs: Inputs) -> 
             got="; ".join(f"{name}: {tuple(value.shape)} {value.dtype}" for name, value in inputs.items())
             + f"; {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             expected="a batch that `ann(example)` accepts",
-            remedy="Pass floating-point inputs (x.float())." if integers else "Pass an example of the right shape and device.",
+            remedy="Pass floating-point inputs (x.float())."
+            if integers
+            else "Pass an example of the right shape and device.",
         ) from error
 
 
@@ -279,14 +282,15 @@ def _is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
     )
 
 
-def _follow_in_place(graph: fx.Graph) -> None:
+def _follow_in_place(module_graph: fx.GraphModule) -> None:
     """Let the users of a tensor that was changed in place use the changed one, as they do when the network runs."""
-    order = {node: number for number, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        module = graph.owning_module.get_submodule(node.target) if node.op == "call_module" else None
+    order = {node: number for number, node in enumerate(module_graph.graph.nodes)}
+    for node in module_graph.graph.nodes:
+        module = module_graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         changed = node.args[0] if node.args else None
         if isinstance(changed, fx.Node) and node.op.startswith("call") and _is_in_place(node, module):
-            changed.replace_all_uses_with(node, delete_user_cb=lambda user, now=order[node]: order[user] > now)
+            for user in [user for user in changed.users if order[user] > order[node]]:
+                user.replace_input_with(changed, node)
 
 
 class _Recorder(fx.Interpreter):
@@ -308,10 +312,8 @@ def _annotate(captured: Capture) -> None:
     alone, doubled = _Recorder(graph), _Recorder(graph)
     with torch.no_grad():
         alone.run(*(value.clone() for value in inputs))
-        try:
+        with contextlib.suppress(Exception):  # the node it stopped at has no value, and is judged by that
             doubled.run(*(_double(value) for value in inputs))
-        except Exception:  # noqa: BLE001  # the node it stopped at has no value, and is judged by that
-            pass
     paths: Counter[str] = Counter()
     signals: set[fx.Node] = set()
     mixed = False
@@ -346,7 +348,7 @@ def _mixes_batch(alone: Any, doubled: Any) -> bool:
         return False
     if not isinstance(doubled, Tensor) or doubled.ndim == 0 or doubled.shape != (2 * alone.shape[0], *alone.shape[1:]):
         return True
-    scale = float(alone.abs().max()) if alone.numel() else 0.0
+    scale = float(alone.nan_to_num().abs().max()) if alone.numel() else 0.0
     return not torch.allclose(doubled[: alone.shape[0]], alone, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
 
 
@@ -384,7 +386,10 @@ def _channel_axis(node: fx.Node, module: nn.Module | None, shape: tuple[int, ...
     """Return 1 behind convolutions and the last axis behind linear layers, carried along while the rank stays."""
     if isinstance(module, nn.Linear):
         return max(len(shape) - 1, 0)
-    if node.op in {"call_function", "call_method"} and getattr(node.target, "__name__", node.target) in {"linear", "matmul"}:
+    if node.op in {"call_function", "call_method"} and getattr(node.target, "__name__", node.target) in {
+        "linear",
+        "matmul",
+    }:
         return max(len(shape) - 1, 0)
     if node.op == "call_module" and hasattr(module, "weight") and not isinstance(module, nn.Embedding):
         return 1

@@ -147,7 +147,9 @@ def _clamp(call: Call) -> Verdict:
 
 def _hardtanh(call: Call) -> Verdict:
     """`hardtanh` has bounds of its own when none are given."""
-    given = replace(call, kwargs={"min_val": call.argument(1, "min_val", -1.0), "max_val": call.argument(2, "max_val", 1.0)})
+    given = replace(
+        call, kwargs={"min_val": call.argument(1, "min_val", -1.0), "max_val": call.argument(2, "max_val", 1.0)}
+    )
     return _clamp(given)
 
 
@@ -260,7 +262,9 @@ def _functions(name: str) -> Iterable[Any]:
                 yield found
 
 
-def _build() -> tuple[dict[Any, tuple[str, Rule]], dict[str, tuple[str, Rule]], dict[type[nn.Module], tuple[str, Rule]]]:
+def _build() -> tuple[
+    dict[Any, tuple[str, Rule]], dict[str, tuple[str, Rule]], dict[type[nn.Module], tuple[str, Rule]]
+]:
     functions: dict[Any, tuple[str, Rule]] = {getattr: ("getattr", _attribute), len: ("len", _shape)}
     methods: dict[str, tuple[str, Rule]] = {}
     modules: dict[type[nn.Module], tuple[str, Rule]] = {}

@@ -76,18 +76,21 @@ def place_sites(captured: Capture, slot: Callable[[Site, nn.Module | None], nn.M
         called = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
         site = Site(operation.path, operation, operation.shape[1:], operation.channel_axis, operation.verdict.cap)
         with graph.graph.inserting_after(node):
-            placed = graph.graph.call_module(_add_module(graph, site.name, slot(site, called)), (node.all_input_nodes[0],))
+            target = _add_module(graph, site.name, slot(site, called), replaced=str(node.target))
+            placed = graph.graph.call_module(target, (node.all_input_nodes[0],))
         placed.meta = {**node.meta, "site": site}
         node.replace_all_uses_with(placed)
         graph.graph.erase_node(node)
 
 
-def _add_module(graph: fx.GraphModule, path: str, module: nn.Module) -> str:
-    """Put a module at a path, or at the next free one beside it, and return where it went."""
+def _add_module(graph: fx.GraphModule, path: str, module: nn.Module, replaced: str = "") -> str:
+    """Put a module at a path, or at the next free one beside it, and return where it went.
+
+    Only a module that is about to lose its single call, the ``replaced`` one, may be overwritten.
+    """
     base = path.replace("#", "_")
-    used = {str(node.target) for node in graph.graph.nodes if node.op == "call_module"}
     calls = sum(str(node.target) == base for node in graph.graph.nodes if node.op == "call_module")
-    taken = base in used and calls > 1 or (base not in used and _has(graph, base))
+    taken = _has(graph, base) and not (base == replaced and calls == 1)
     number = 2
     target = base
     while taken:
@@ -132,7 +135,9 @@ def fold_batch_norm(captured: Capture) -> None:
         flat_linear = isinstance(layer, nn.Linear) and len(source.meta["operation"].shape) == 2
         if flat_linear or isinstance(layer, CONVOLUTIONS + TRANSPOSED):
             assert layer is not None
-            calls = [other for other in graph.graph.nodes if other.op == "call_module" and other.target == source.target]
+            calls = [
+                other for other in graph.graph.nodes if other.op == "call_module" and other.target == source.target
+            ]
             folded = _folded(copy.deepcopy(layer), *affine(norm))
             source.target = str(source.target) if len(calls) == 1 else f"{source.target}_folded_{calls.index(source)}"
             graph.add_submodule(source.target, folded)
@@ -144,12 +149,12 @@ def _module(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def affine(norm: Any) -> tuple[Tensor, Tensor]:
     """Return scale and shift per channel of a batch norm in evaluation, in float64."""
-    mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[operator,union-attr]
-    weight = torch.ones_like(mean) if norm.weight is None else norm.weight.detach().double()  # type: ignore[operator,union-attr]
-    bias = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach().double()  # type: ignore[operator,union-attr]
-    scale = weight / torch.sqrt(variance + norm.eps)  # type: ignore[operator]
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    weight = torch.ones_like(mean) if norm.weight is None else norm.weight.detach().double()
+    bias = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach().double()
+    scale = weight / torch.sqrt(variance + norm.eps)
     return scale, bias - mean * scale
 
 
@@ -207,7 +212,9 @@ def _obstacle(graph: fx.GraphModule, source: fx.Node, pool: fx.Node) -> str:
     if isinstance(module, BATCH_NORMS):
         scale, _ = affine(module)
         if bool((scale < 0).any()):
-            return f"it pools behind the batch norm {operation.path}, {int((scale < 0).sum())} of whose scales are negative"
+            return (
+                f"it pools behind the batch norm {source.target}, {int((scale < 0).sum())} of whose scales are negative"
+            )
         return _obstacle(graph, source.all_input_nodes[0], pool)
     return f"it pools the output of {operation.where if operation else name}, which is no neuron"
 
@@ -259,7 +266,9 @@ def support_problems(captured: Capture) -> list[Problem]:
         read_out = node not in before_weights and node not in before_site
         if verdict.kind is Kind.NONLINEAR and node in behind_weights and not read_out:
             pass
-        elif verdict.kind is Kind.POOL_MAX and "before_neuron" not in node.meta and node in behind_site and not read_out:
+        elif (
+            verdict.kind is Kind.POOL_MAX and "before_neuron" not in node.meta and node in behind_site and not read_out
+        ):
             reason = f"{verdict.name} cannot move before the neuron: {node.meta.get('obstacle', '')}"
             remedy = "Pool directly behind the activation, or use average pooling."
         elif verdict.kind is not Kind.BATCH_MIXING:

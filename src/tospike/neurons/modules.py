@@ -45,8 +45,9 @@ class IntegrateAndFire(nn.Module):
             Spikes of value 0 or θ, ``[T, N, ...]``, and the potential after the chunk.
         """
         emitted = []
+        threshold = self.threshold.to(currents.dtype)
         for x in currents:
-            spikes, v = if_step(v, x, self.threshold)
+            spikes, v = if_step(v, x, threshold)
             emitted.append(spikes)
         return torch.stack(emitted), v
 

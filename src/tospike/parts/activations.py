@@ -19,9 +19,7 @@ class _ClipFloorShift(torch.autograd.Function):
     """Forward: the quantiser. Backward: straight through inside an interval of z that depends on the variant."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, z: Tensor, threshold: Tensor, levels: int, shift: float, gradient: Gradient
-    ) -> Tensor:
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, levels: int, shift: float, gradient: Gradient) -> Tensor:
         steps = torch.mul(z, levels / threshold).add_(shift).floor_().clamp_(0, levels)
         ctx.levels, ctx.shift, ctx.gradient = levels, shift, gradient
         activation = steps.mul_(threshold / levels)
@@ -38,9 +36,10 @@ class _ClipFloorShift(torch.autograd.Function):
             "floor-first": (-ctx.shift * step, threshold + (1 - ctx.shift) * step),
             "half-open": (-ctx.shift * step, threshold - ctx.shift * step),
         }[ctx.gradient]
-        above = z > high if ctx.gradient == "clip-first" else z >= high
-        grad_above = torch.where(above, grad, 0.0)
-        grad_z = torch.where(z >= low, grad, 0.0).sub_(grad_above)
+        # Masked copies by the vectorised backward of `threshold`: a mask of booleans takes ten times as long on a CPU.
+        tie = 0.0 if ctx.gradient == "clip-first" else -torch.finfo(z.dtype).tiny
+        grad_above = torch.ops.aten.threshold_backward(grad, z - high, tie)
+        grad_z = torch.ops.aten.threshold_backward(grad, z - low, -torch.finfo(z.dtype).tiny).sub_(grad_above)
         rounding = torch.sub(activation, z).mul_(grad_z).sum() / threshold
         return grad_z, (rounding + grad_above.sum()).reshape(threshold.shape), None, None, None
 
@@ -104,7 +103,9 @@ class ClipFloorShift(TrainableActivation):
     ) -> None:
         super().__init__()
         if levels < 1:
-            raise OptionError("`levels` must be positive", got=str(levels), expected="an integer >= 1", remedy="Pass levels=4.")
+            raise OptionError(
+                "`levels` must be positive", got=str(levels), expected="an integer >= 1", remedy="Pass levels=4."
+            )
         if not 0.0 <= shift <= 1.0:
             raise OptionError("`shift` must lie in [0, 1]", got=str(shift), remedy="Pass shift=0.5.")
         if not 0.0 < initial < float("inf"):
@@ -118,7 +119,7 @@ class ClipFloorShift(TrainableActivation):
     @property
     def threshold(self) -> Tensor:
         """θ, a scalar tensor, in units of the activation."""
-        return functional.softplus(self.rho).clamp_min(torch.finfo(self.rho.dtype).tiny)
+        return functional.softplus(self.rho).clamp_min(torch.finfo(self.rho.dtype).eps)
 
     def forward(self, z: Tensor) -> Tensor:
         """Quantise ``z``; see `clip_floor_shift`."""

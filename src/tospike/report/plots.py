@@ -26,7 +26,10 @@ def draw_curve(results: Mapping[str, Result], path: str | os.PathLike[str], titl
         axes.plot(list(result.curve), list(result.curve.values()), "o-", color=colour, label=label)
         if result.reference is not None:
             axes.axhline(
-                result.reference, color=colour, linestyle=":", label=f"{result.reference_name} of {label}: {result.reference:.2f}"
+                result.reference,
+                color=colour,
+                linestyle=":",
+                label=f"{result.reference_name} of {label}: {result.reference:.2f}",
             )
     first = next(iter(results.values()))
     axes.set_xscale("log", base=2)

@@ -67,7 +67,8 @@ class Counts:
             self.neurons[site.name] = site.neurons
             self._add(self.spikes, site.name, _active(value, steps))
             return
-        module = node.graph.owning_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        owner = node.graph.owning_module
+        module = owner.get_submodule(str(node.target)) if owner is not None and node.op == "call_module" else None
         if module is not None and isinstance(value, Tensor) and args and isinstance(args[0], Tensor):
             work = multiply_adds(module, args[0], value) / steps
             if work:

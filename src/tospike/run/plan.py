@@ -51,7 +51,9 @@ class Plan:
         tail = {node for node in nodes if node in behind and node not in body}
         tail |= {node for node in nodes if node.op == "output"}
         static = [node for node in nodes if node not in behind and node not in body and node not in tail]
-        carried = [node for node in nodes if node in body and not _is_shape(node) and any(u in tail for u in node.users)]
+        carried = [
+            node for node in nodes if node in body and not _is_shape(node) and any(u in tail for u in node.users)
+        ]
         return cls(
             graph, inputs, tuple(static), _with_shapes(nodes, body), _with_shapes(nodes, tail), tuple(carried)
         )  # fmt: skip

@@ -85,7 +85,9 @@ def check_run(
         for name, value in numbers if not isinstance(value, int) or isinstance(value, bool) or value < 1
     ]  # fmt: skip
     if not problems and marks[-1] > time_steps:
-        problems.append(Problem("A checkpoint lies behind the end", got=str(marks[-1]), expected=f"at most time_steps={time_steps}"))
+        problems.append(
+            Problem("A checkpoint lies behind the end", got=str(marks[-1]), expected=f"at most time_steps={time_steps}")
+        )
     if engine not in ("auto", "float"):
         problems.append(Problem("Unknown engine", got=repr(engine), expected="'auto' or 'float'"))
     if delay == "auto" and estimate is None:
@@ -115,7 +117,9 @@ def _inputs(snn: SNN, x: Any) -> Inputs:
             problems.append(Problem(f"Input `{name}` has the wrong rank", got=str(tuple(value.shape)), expected=f"[N, {', '.join(map(str, shape))}]",
                                     remedy="Pass a batch shaped like the example of the conversion."))  # fmt: skip
         elif value.shape[0] == 0:
-            problems.append(Problem(f"Input `{name}` is an empty batch", got=str(tuple(value.shape)), expected="N >= 1"))
+            problems.append(
+                Problem(f"Input `{name}` is an empty batch", got=str(tuple(value.shape)), expected="N >= 1")
+            )
     if problems:
         raise SimulationError("The batch cannot be fed to the SNN", problems=problems)
     return inputs

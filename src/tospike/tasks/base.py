@@ -42,3 +42,4 @@ class Task(ABC):
 
     def check_target(self, prediction: Any, target: Any) -> None:
         """Raise `DataError` when prediction and target cannot belong together; called on the first batch."""
+        return

@@ -37,7 +37,9 @@ class Classification(Task):
     def __post_init__(self) -> None:
         """Check the settings."""
         if not self.top or min(self.top) < 1:
-            raise OptionError("`top` of Classification must hold numbers >= 1", got=str(self.top), remedy="Pass top=(1, 5).")
+            raise OptionError(
+                "`top` of Classification must hold numbers >= 1", got=str(self.top), remedy="Pass top=(1, 5)."
+            )
 
     @property
     def headline(self) -> str:  # type: ignore[override]
@@ -64,7 +66,7 @@ class Classification(Task):
         """Raise unless logits are ``[N, C]`` and classes are integers ``[N]`` below C."""
         fits = (
             isinstance(target, Tensor) and prediction.ndim == 2 and target.shape == prediction.shape[:1]
-            and not target.is_floating_point() and 0 <= int(target.min()) and int(target.max()) < prediction.shape[1]
+            and not target.is_floating_point() and int(target.min()) >= 0 and int(target.max()) < prediction.shape[1]
         )  # fmt: skip
         if not fits:
             got = f"{tuple(target.shape)} {target.dtype}" if isinstance(target, Tensor) else type(target).__name__

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
 from torchmetrics.wrappers import LambdaInputTransformer
 
 from tospike.errors import DataError
@@ -33,7 +33,9 @@ class Regression(Task):
     def metrics(self, prediction: Tensor) -> MetricCollection:
         """Return squared error, absolute error and R2, each over all elements."""
         singles = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2Score()}
-        flat = {name: LambdaInputTransformer(metric, torch.flatten, torch.flatten) for name, metric in singles.items()}
+        flat: dict[str, Metric | MetricCollection] = {
+            name: LambdaInputTransformer(metric, torch.flatten, torch.flatten) for name, metric in singles.items()
+        }
         return MetricCollection(flat, compute_groups=False).to(prediction.device)
 
     def loss(self, output: Any, target: Tensor) -> Tensor:

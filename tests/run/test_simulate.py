@@ -1,0 +1,152 @@
+import pytest
+import torch
+from torch import nn
+
+import tospike as ts
+from tospike.errors import OptionError, SimulationError
+from tospike.run.simulate import check_run
+
+
+@pytest.fixture
+def ann():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6, 3)
+    ).double()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(5, 1, 8, 8, dtype=torch.float64)
+
+
+@pytest.fixture
+def snn(ann, x):
+    return ts.convert(ann, ts.LTB(batches=5), calibration=[x])
+
+
+def curve(snn, x, steps, **settings):
+    return dict(ts.simulate(snn, x, time_steps=steps, checkpoints=range(1, steps + 1), **settings))
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2, 3, 5, 16, 100])
+def test_steps_per_call_changes_nothing(snn, x, steps_per_call):
+    expected, got = curve(snn, x, 16, steps_per_call=1), curve(snn, x, 16, steps_per_call=steps_per_call)
+    for t in expected:
+        torch.testing.assert_close(got[t], expected[t], rtol=1e-12, atol=1e-12)
+
+
+def test_state_is_fresh_for_every_batch(snn, x):
+    first = snn(x, time_steps=7)
+    snn(torch.randn_like(x) * 10, time_steps=3)
+    next(ts.simulate(snn, x, time_steps=9, checkpoints=(2, 9)))
+    assert torch.equal(snn(x, time_steps=7), first)
+
+
+def test_samples_do_not_see_each_other(snn, x):
+    whole = snn(x, time_steps=7)
+    alone = torch.cat([snn(sample[None], time_steps=7) for sample in x.flip(0)]).flip(0)
+    torch.testing.assert_close(whole, alone, rtol=1e-12, atol=1e-12)
+
+
+def test_constant_region_is_computed_once_and_the_read_out_once_per_checkpoint(snn, x):
+    calls = {"0": 0, "3": 0, "6": 0}
+    for name in calls:
+        snn.graph.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: calls.__setitem__(name, calls[name] + 1)
+        )
+    list(ts.simulate(snn, x, time_steps=12, checkpoints=(3, 12), steps_per_call=4))
+    assert calls == {"0": 1, "3": 3, "6": 2}
+
+
+def test_error_falls_with_time(ann, x):
+    snn = ts.convert(ann, ts.RobustNorm(percentile=1.0), calibration=[x])
+    snn_of_first_neuron = ts.convert(
+        nn.Sequential(ann[0], ann[1], ann[5], nn.Linear(144, 3).double()),
+        ts.RobustNorm(percentile=1.0),
+        calibration=[x],
+    )
+    ann_of_first = snn_of_first_neuron.graph
+    assert ann_of_first is not None
+    expected = ann(x)
+    errors = {
+        t: (y - expected).abs().mean().item() for t, y in ts.simulate(snn, x, time_steps=512, checkpoints=(4, 32, 512))
+    }
+    assert errors[512] < errors[32] < errors[4]
+    assert errors[512] < 0.02 * expected.abs().max()
+
+
+def steps_of(snn, x, steps):
+    """Recover the output of each step from the running means."""
+    means = curve(snn, x, steps)
+    sums = [torch.zeros_like(means[1]), *(t * means[t] for t in range(1, steps + 1))]
+    return torch.stack([after - before for before, after in zip(sums, sums[1:], strict=False)])
+
+
+def test_delay_leaves_out_the_first_steps(snn, x):
+    outputs = steps_of(snn, x, 12)
+    for t, y in ts.simulate(snn, x, time_steps=12, checkpoints=(6, 9, 12), delay=5, steps_per_call=4):
+        torch.testing.assert_close(y, outputs[5:t].mean(0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("estimate", [0, 3, 9])
+def test_automatic_delay_averages_at_least_four_steps(snn, x, estimate):
+    object.__setattr__(snn.conversion, "delay", estimate)
+    outputs = steps_of(snn, x, 16)
+    for t, y in curve(snn, x, 16, delay="auto").items():
+        start = max(t - 4, 0) if t < estimate + 4 else estimate
+        torch.testing.assert_close(y, outputs[start:t].mean(0), rtol=1e-9, atol=1e-9)
+
+
+def test_estimate_of_the_delay_sums_along_the_chain(ann, x):
+    snn = ts.convert(ann, ts.LTB(batches=5), calibration=[x])
+    theta = list(snn.conversion.thresholds.values())
+    pooled = torch.nn.functional.max_pool2d(ann[0](x), 2)
+    first = pooled.clamp_min(0).minimum(theta[0])
+    second = ann[3](first)
+    waits = [
+        (theta[0] / 2).mean() / pooled.clamp_min(0).mean((0, 2, 3)).max(),
+        (theta[1] / 2).mean() / second.clamp_min(0).mean((0, 2, 3)).max(),
+    ]
+    assert snn.conversion.delay == int(sum(waits))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"time_steps": 0}, {"time_steps": -3}, {"time_steps": 2.5}, {"time_steps": True}, {"time_steps": 4, "delay": 4},
+        {"time_steps": 4, "delay": 9}, {"time_steps": 4, "delay": -1}, {"time_steps": 4, "delay": "later"},
+        {"time_steps": 4, "steps_per_call": 0}, {"time_steps": 4, "engine": "gpu"}, {"time_steps": 4, "checkpoints": (5,)},
+        {"time_steps": 4, "checkpoints": (0, 4)},
+    ],
+)  # fmt: skip
+def test_refuses_settings_out_of_range(snn, x, settings):
+    with pytest.raises(OptionError) as caught:
+        ts.simulate(snn, x, **settings)
+    assert caught.value.problems
+
+
+def test_automatic_delay_needs_an_estimate():
+    with pytest.raises(OptionError, match="calibration=loader"):
+        check_run([4], 4, "auto", None, None, "auto")
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (5, 1, 8), (0, 1, 8, 8), (2, 3, 8, 8), (2, 1, 2, 2)])
+def test_refuses_a_batch_that_does_not_fit(snn, shape):
+    with pytest.raises(SimulationError):
+        snn(torch.zeros(shape, dtype=torch.float64), time_steps=2)
+
+
+def test_refuses_integer_input(snn):
+    with pytest.raises(SimulationError):
+        snn(torch.zeros(2, 1, 8, 8, dtype=torch.long), time_steps=2)
+
+
+def test_pooling_currents_is_exact_where_they_are_constant_and_biased_upward_elsewhere():
+    x = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    weights = nn.Conv2d(1, 3, 3).double()
+    ann = nn.Sequential(weights, nn.ReLU(), nn.MaxPool2d(2))
+    snn = ts.convert(ann, ts.RobustNorm(percentile=1.0), calibration=[x])
+    assert (snn(x, time_steps=2000) - ann(x)).abs().max() < 2e-3 * snn.conversion.thresholds["1"].max()
+    currents = torch.randn(50, 4, 3, 6, 6, dtype=torch.float64)
+    pool = nn.functional.max_pool2d
+    assert (torch.stack([pool(c, 2) for c in currents]).mean(0) >= pool(currents.mean(0), 2) - 1e-12).all()

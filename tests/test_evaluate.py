@@ -1,0 +1,74 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import tospike as ts
+from tospike.errors import DataError
+
+
+@pytest.fixture
+def trio():
+    ann = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    x = torch.randn(30, 4)
+    y = ann(x).argmax(1)
+    return ann, ts.convert(ann, ts.LTB(batches=20), calibration=[x]), list(zip(x.split(10), y.split(10), strict=True))
+
+
+def test_scores_agree_with_single_runs(trio):
+    ann, snn, batches = trio
+    ann.train()
+    result = ts.evaluate(snn, batches, time_steps=(1, 4, 16), reference=ann, progress=False)
+    for t in (1, 4, 16):
+        hits = sum((snn(x, time_steps=t).argmax(1) == y).sum().item() for x, y in batches)
+        assert result.curve[t] == pytest.approx(100 * hits / 30)
+    assert result.reference == 100.0
+    assert (result.samples, result.finished, ann.training) == (30, True, True)
+    assert 0 < result.rates["1"] <= 1
+
+
+def test_json_round_trip(trio, tmp_path):
+    _, snn, batches = trio
+    result = ts.evaluate(
+        snn, batches, time_steps=(2, 8), delay="auto", save=tmp_path / "deep" / "r.json", progress=False
+    )
+    assert ts.Result.from_json(result.to_json()) == result
+    assert ts.Result.from_json((tmp_path / "deep" / "r.json").read_text()) == result
+    for text in ("", "[]", "{}", json.dumps({"curve": 1})):
+        with pytest.raises(DataError):
+            ts.Result.from_json(text)
+
+
+def test_interrupt_keeps_what_was_scored(trio, tmp_path):
+    _, snn, batches = trio
+
+    def loader():
+        yield from batches[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(ts.Interrupted) as caught:
+        ts.evaluate(snn, loader(), time_steps=(1, 4), save=tmp_path / "r.json", progress=False)
+    assert not caught.value.result.finished
+    assert caught.value.result.samples == 20
+    expected = ts.evaluate(snn, batches[:2], time_steps=(1, 4), progress=False)
+    assert caught.value.result.curve == expected.curve
+    assert ts.Result.from_json((tmp_path / "r.json").read_text()) == caught.value.result
+
+
+def test_regression(trio):
+    ann, snn, batches = trio
+    with torch.no_grad():
+        pairs = [(x, ann(x)) for x, _ in batches]
+    result = ts.evaluate(snn, pairs, task=ts.Regression(), time_steps=(4, 64), reference=ann, progress=False)
+    with torch.no_grad():
+        errors = torch.cat([snn(x, time_steps=4) - y for x, y in pairs])
+    assert result.curve[4] == pytest.approx(errors.square().mean().item(), rel=1e-4)
+    assert result.curve[64] < result.curve[4]
+    assert result.reference == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("loader", [[], [(torch.zeros(2, 4), torch.tensor([0, 9]))], [torch.zeros(2, 4)]])
+def test_refuses_an_empty_loader_and_unfit_targets(trio, loader):
+    with pytest.raises(DataError):
+        ts.evaluate(trio[1], loader, time_steps=(2,), progress=False)

@@ -1,0 +1,522 @@
+import copy
+import json
+import math
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
+
+from tospike.errors import DataError, OptionError, TrainingError
+from tospike.tasks import Classification, Regression
+from tospike.train import EpochRecord, History, fit
+
+CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def samples(count=53, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 6, generator=generator)
+    return TensorDataset(x, x[:, :CLASSES].argmax(1))
+
+
+def small(seed=0, dropout=0.2):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, CLASSES)
+    )  # fmt: skip
+
+
+def shuffled(**options):
+    return DataLoader(samples(), 16, shuffle=True, **options)
+
+
+def quiet(ann, loader, *rest, epochs=2, **options):
+    return fit(ann, loader, *rest, epochs=epochs, progress=False, **options)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def stop_after(count):
+    def log(record):
+        if record.epoch == count:
+            raise KeyboardInterrupt
+
+    return log
+
+
+# --- what a run does
+
+
+def test_it_learns_and_records_every_epoch():
+    seen = []
+    ann, test = small(dropout=0.0), DataLoader(samples(seed=1), 20)
+    history = quiet(ann, shuffled(), test, epochs=30, log=seen.append)
+    assert history.headline == "top1"
+    assert list(history.records) == seen
+    assert [record.epoch for record in seen] == list(range(1, 31))
+    assert history.last == seen[-1]
+    assert history.last.train_loss < 0.3 * seen[0].train_loss
+    assert history.last.train_score > 90
+    assert set(history.last.test_scores) == {"top1", "top5"}
+    x, y = test.dataset.tensors
+    with torch.no_grad():
+        own = (ann.eval()(x).argmax(1) == y).float().mean() * 100
+    assert history.last.test_scores["top1"] == pytest.approx(own.item(), abs=1e-4)
+
+
+def test_it_is_sgd_with_momentum_decay_and_a_cosine_over_batches():
+    batches = [(torch.randn(8, 6), torch.randint(CLASSES, (8,))) for _ in range(3)]
+    ann = small(dropout=0.0)
+    twin = copy.deepcopy(ann).train()
+    settings = {"momentum": 0.8, "weight_decay": 1e-2, "nesterov": True}
+    history = quiet(ann, batches, epochs=4, lr=0.3, warmup_epochs=1, **settings)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=1.0, **settings)
+    rates, losses = [], []
+    for step in range(12):
+        done = (step + 0.5) / 3
+        rates.append(0.3 * done if done < 1 else 0.15 * (1 + math.cos(math.pi * (done - 1) / 3)))
+        optimizer.param_groups[0]["lr"] = rates[-1]
+        x, y = batches[step % 3]
+        loss = nn.functional.cross_entropy(twin(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ann.parameters(), twin.parameters(), strict=True))
+    assert [record.lr for record in history.records] == pytest.approx(rates[2::3])
+    assert [record.train_loss for record in history.records] == pytest.approx(
+        [sum(losses[i : i + 3]) / 3 for i in range(0, 12, 3)], rel=1e-5
+    )
+
+
+def test_the_train_loss_is_a_mean_over_samples():
+    x, y = torch.zeros(4, 6), torch.zeros(4, dtype=torch.long)
+    ann = nn.Linear(6, CLASSES)
+    nn.init.zeros_(ann.weight)
+    ann.bias.data = torch.tensor([0.0, 5.0, 0.0])
+    right = y[:1] + 1
+    history = quiet(ann, [(x[:3], y[:3]), (x[:1], right)], epochs=1, lr=1e-12)
+    wrong = nn.functional.cross_entropy(torch.tensor([[0.0, 5.0, 0.0]]), y[:1]).item()
+    good = nn.functional.cross_entropy(torch.tensor([[0.0, 5.0, 0.0]]), right).item()
+    assert history.last.train_loss == pytest.approx((3 * wrong + good) / 4)
+    assert history.last.train_score == pytest.approx(25.0)
+
+
+def test_weight_decay_reaches_every_parameter_and_frozen_ones_stay():
+    ann = small()
+    ann[0].weight.requires_grad_(False)
+    before = copy.deepcopy(ann)
+    quiet(ann, shuffled(), epochs=1, weight_decay=0.1)
+    assert torch.equal(ann[0].weight, before[0].weight)
+    decayed = small(dropout=0.0)
+    decayed[1].weight.data.fill_(1.0)
+    zero = [(torch.zeros(4, 6), torch.zeros(4, dtype=torch.long))]
+    quiet(decayed, zero, epochs=1, lr=0.1, momentum=0.0, weight_decay=1.0)
+    assert decayed[1].weight.tolist() == pytest.approx([1 - 0.05] * 16)
+
+
+def test_clip_norm_bounds_the_step():
+    ann = small(dropout=0.0)
+    before = copy.deepcopy(ann)
+    quiet(ann, [(100 * torch.randn(8, 6), torch.randint(CLASSES, (8,)))], epochs=1, lr=1.0, momentum=0.0,
+          weight_decay=0.0, clip_norm=1e-2)  # fmt: skip
+    steps = [(a - b).flatten() for a, b in zip(ann.parameters(), before.parameters(), strict=True)]
+    assert torch.cat(steps).norm().item() == pytest.approx(0.5e-2, rel=1e-2)  # half of lr: the middle of the cosine
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_runs_the_network_in_that_format(precision):
+    ann, seen = small(), []
+    ann[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    history = quiet(ann, shuffled(), DataLoader(samples(), 20), mixed_precision=precision, epochs=10)
+    assert set(seen) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+    assert all(parameter.dtype == torch.float32 for parameter in ann.parameters())
+    assert history.last.train_loss < 0.7 * history.records[0].train_loss
+
+
+def test_channels_last_changes_only_the_layout():
+    def images():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, CLASSES))
+        return net, [(torch.randn(8, 2, 8, 8), torch.randint(CLASSES, (8,))) for _ in range(2)]
+
+    (ann, batches), (other, _), layouts = images(), images(), []
+    ann[2].register_forward_hook(
+        lambda module, inputs, output: layouts.append(output.is_contiguous(memory_format=torch.channels_last))
+    )
+    quiet(ann, batches, channels_last=True, weight_decay=0.0)
+    quiet(other, batches, weight_decay=0.0)
+    assert all(layouts)
+    assert all(parameter.is_contiguous() for parameter in ann.parameters())
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ann.parameters(), other.parameters(), strict=True))
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 1)
+
+    def forward(self, left, right, scale=1.0):
+        return scale * self.fc(left - right)
+
+
+@pytest.mark.parametrize("as_dict", [True, False])
+def test_inputs_go_in_by_name_and_other_tasks_train(as_dict):
+    torch.manual_seed(0)
+    left, right = torch.randn(2, 32, 4)
+    target = (left - right).sum(1, keepdim=True)
+    batch = {"target": target, "right": right, "left": left} if as_dict else (left, right, target)
+    history = quiet(Pair(), [batch], [batch], task=Regression(), epochs=60, lr=0.05, weight_decay=0.0)
+    assert history.headline == "mse"
+    assert history.last.test_scores["mse"] < 1e-2
+    assert history.last.train_score == pytest.approx(history.last.train_loss, rel=1e-4)
+
+
+def test_a_network_without_required_arguments_gets_its_first():
+    class Open(nn.Linear):
+        def forward(self, *inputs):
+            return super().forward(inputs[0])
+
+    class Optional(nn.Linear):
+        def forward(self, x=None, mask=None):
+            assert mask is None
+            return super().forward(x)
+
+    for ann in (Open(6, CLASSES), Optional(6, CLASSES)):
+        assert len(quiet(ann, shuffled()).records) == 2
+
+
+def test_every_sample_of_a_sampler_is_scored():
+    ann = nn.Linear(6, CLASSES)
+    data = samples(17)  # 17 % 4 = 1, but the last batch of the sampler holds 2
+    chosen = list(range(10))
+    test = DataLoader(data, 4, sampler=SubsetRandomSampler(chosen))
+    score = quiet(ann, shuffled(), test, epochs=1).last.test_scores["top1"]
+    hits = (ann(data.tensors[0][chosen]).argmax(1) == data.tensors[1][chosen]).float().mean().item()
+    assert score == pytest.approx(100 * hits, abs=1e-4)
+
+
+# --- what a run leaves alone
+
+
+def test_the_test_set_changes_nothing():
+    one, other = small(), small()
+    quiet(one, shuffled(), DataLoader(samples(seed=9), 20, shuffle=True))
+    assert quiet(other, shuffled()).last.test_scores == {}
+    assert same(one, other)
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_mode_and_attributes_of_the_network_are_put_back(precision):
+    ann = small().eval()
+    ann[1].train()
+    modes, attributes = [module.training for module in ann.modules()], set(vars(ann))
+    quiet(ann, shuffled(), mixed_precision=precision)
+    assert [module.training for module in ann.modules()] == modes
+    assert set(vars(ann)) == attributes
+    assert all(parameter.grad is None for parameter in ann.parameters())
+    clone = copy.deepcopy(ann).eval()
+    nn.init.zeros_(ann[4].weight)
+    assert clone(torch.randn(4, 6)).std(0).min() > 0
+
+
+def test_mode_is_put_back_after_a_failure():
+    ann = small().eval()
+    with pytest.raises(TrainingError):
+        quiet(ann, [(torch.full((4, 6), math.nan), torch.zeros(4, dtype=torch.long))])
+    assert not any(module.training for module in ann.modules())
+    assert "_is_accelerate_prepared" not in vars(ann)
+
+
+# --- seeds and resuming
+
+
+def loaders():
+    data = samples()
+    return {
+        "plain": lambda: DataLoader(data, 16, shuffle=True),
+        "generator": lambda: DataLoader(data, 16, shuffle=True, generator=torch.Generator()),
+        "sampler": lambda: DataLoader(data, 16, sampler=RandomSampler(data, generator=torch.Generator())),
+    }
+
+
+@pytest.mark.parametrize("kind", loaders())
+def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(kind, tmp_path):
+    straight, broken = small(), small()
+    whole = quiet(straight, loaders()[kind](), epochs=4, clip_norm=1.0, nesterov=True)
+    options = {"epochs": 4, "clip_norm": 1.0, "nesterov": True, "checkpoint": tmp_path / "run.pt"}
+    with pytest.raises(KeyboardInterrupt):
+        quiet(broken, loaders()[kind](), log=stop_after(2), **options)
+    torch.rand(7)
+    fresh = small(seed=5)
+    history = quiet(fresh, loaders()[kind](), **options)
+    assert same(straight, fresh)
+    assert not same(straight, broken)
+    timeless = [[replace(record, seconds=0) for record in run.records] for run in (whole, history)]
+    assert timeless[0] == timeless[1]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "run.pt"]
+
+
+def test_the_seed_decides(tmp_path):
+    one, other, third = small(), small(), small()
+    quiet(one, shuffled())
+    torch.rand(3)
+    quiet(other, shuffled())
+    quiet(third, shuffled(), seed=43)
+    assert same(one, other)
+    assert not same(one, third)
+
+
+def test_epochs_draw_different_orders():
+    firsts = []
+    ann = small()
+    ann.register_forward_pre_hook(lambda module, inputs: firsts.append(inputs[0][0].tolist()))
+    quiet(ann, shuffled(), epochs=3)
+    per_epoch = firsts[::4]
+    assert len({tuple(first) for first in per_epoch}) == 3
+
+
+def test_a_finished_run_is_returned_without_training(tmp_path):
+    one, other, seen = small(), small(seed=5), []
+    history = quiet(one, shuffled(), checkpoint=tmp_path / "deep" / "run.pt")
+    assert quiet(other, shuffled(), checkpoint=tmp_path / "deep" / "run.pt", log=seen.append) == history
+    assert same(one, other)
+    assert not seen
+
+
+def test_resume_false_begins_anew(tmp_path):
+    path = tmp_path / "run.pt"
+    path.write_bytes(b"old")
+    one, other = small(), small()
+    quiet(one, shuffled(), checkpoint=path, resume=False)
+    quiet(other, shuffled())
+    assert same(one, other)
+    assert len(quiet(small(), shuffled(), checkpoint=path).records) == 2
+
+
+def test_an_interrupt_prints_how_to_go_on(tmp_path, capsys):
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(), shuffled(), epochs=3, checkpoint=path, log=stop_after(1))
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "Stopped after 1 of 3 epochs: the same call goes on from" in shown
+    with pytest.raises(KeyboardInterrupt):
+        quiet(small(), shuffled(), log=stop_after(1))
+    assert "checkpoint=" in capsys.readouterr().err
+
+
+def test_an_interrupt_within_an_epoch_keeps_the_finished_ones(tmp_path):
+    path, calls = tmp_path / "run.pt", []
+
+    def interrupt(module, inputs):
+        calls.append(1)
+        if len(calls) == 7:  # the third batch of the second epoch
+            raise KeyboardInterrupt
+
+    ann, whole, fresh = small().eval(), small(), small(seed=5)
+    hook = ann.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        quiet(ann, shuffled(), epochs=3, checkpoint=path)
+    hook.remove()
+    assert not ann.training
+    quiet(whole, shuffled(), epochs=3)
+    quiet(fresh, shuffled(), epochs=3, checkpoint=path)
+    assert same(whole, fresh)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"), [({"lr": 0.05}, "lr=0.1"), ({"seed": 1}, "seed=42"), ({"epochs": 3}, "epochs=2"),
+                          ({"task": Classification(top=(1,))}, "task=")],
+)  # fmt: skip
+def test_a_checkpoint_of_other_settings_is_refused(changed, line, tmp_path):
+    quiet(small(), shuffled(), checkpoint=tmp_path / "run.pt")
+    ann = small(seed=5)
+    with pytest.raises(TrainingError, match="another training run") as caught:
+        quiet(ann, shuffled(), checkpoint=tmp_path / "run.pt", **changed)
+    assert len(caught.value.problems) == 1
+    assert line in caught.value.problems[0].got
+    assert "resume=False" in caught.value.problem.remedy
+    assert same(ann, small(seed=5))
+
+
+def test_a_checkpoint_of_another_network_or_loader_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    quiet(small(), shuffled(), checkpoint=path)
+    wider = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 7))
+    with pytest.raises(TrainingError) as caught:
+        quiet(wider, shuffled(), checkpoint=path)
+    assert "4.weight: (3, 16)" in caught.value.problems[0].got
+    assert "4.weight: (7, 16)" in caught.value.problems[0].expected
+    with pytest.raises(TrainingError, match=r"p=0\.2"):  # equal weights, another setting of a module
+        quiet(small(dropout=0.5), shuffled(), checkpoint=path)
+    with pytest.raises(TrainingError, match="batches=4"):
+        quiet(small(), DataLoader(samples(), 8, shuffle=True), checkpoint=path)
+
+
+def test_damaged_checkpoints_are_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    quiet(small(), shuffled(), checkpoint=path)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:10], b"", b"no checkpoint at all"):
+        path.write_bytes(content)
+        with pytest.raises(TrainingError, match="cannot be read"):
+            quiet(small(), shuffled(), checkpoint=path)
+    torch.save({"something": "else"}, path)
+    with pytest.raises(TrainingError, match="cannot be read"):
+        quiet(small(), shuffled(), checkpoint=path)
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["HARM"],)
+
+
+def test_loading_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARM", str(tmp_path / "harm"))
+    for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))):
+        save(Harmful(), tmp_path / "run.pt")
+        with pytest.raises(TrainingError, match="cannot be read"):
+            quiet(small(), shuffled(), checkpoint=tmp_path / "run.pt")
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_checkpoint_is_replaced_only_when_it_is_complete(tmp_path, monkeypatch):
+    path, save, calls = tmp_path / "run.pt", torch.save, []
+
+    def fail_second(state, file):
+        calls.append(1)
+        save(state, file)
+        if len(calls) == 2:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail_second)
+    with pytest.raises(OSError, match="disk full"):
+        quiet(small(), shuffled(), epochs=3, checkpoint=path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert len(History.from_json(torch.load(path, weights_only=True)["history"]).records) == 1
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 0), ("lr", 0.0), ("lr", math.nan), ("momentum", 1.0), ("weight_decay", -1e-4),
+                        ("warmup_epochs", 2), ("clip_norm", 0.0), ("mixed_precision", "fp8")],
+)  # fmt: skip
+def test_settings_out_of_range(name, value):
+    with pytest.raises(OptionError, match="out of range") as caught:
+        quiet(small(), shuffled(), **{name: value})
+    assert f"{name}=" in caught.value.problem.got
+    assert name in caught.value.problem.expected
+
+
+def test_all_bad_settings_are_named_at_once():
+    with pytest.raises(OptionError) as caught:
+        quiet(small(), shuffled(), lr=-1.0, momentum=0.0, nesterov=True)
+    assert caught.value.problem.got == "lr=-1.0, nesterov=True"
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(samples())
+
+
+@pytest.mark.parametrize("loader", [[], DataLoader(samples(5), 16, drop_last=True), DataLoader(Stream(), 4)])
+def test_a_loader_without_batches_or_length(loader):
+    with pytest.raises(TrainingError, match="training loader"):
+        quiet(small(), loader)
+
+
+def test_an_empty_test_loader():
+    with pytest.raises(TrainingError, match="test loader"):
+        quiet(small(), shuffled(), [])
+
+
+def test_a_loss_that_is_not_finite_names_its_batch():
+    good = torch.randn(4, 6), torch.zeros(4, dtype=torch.long)
+    bad = torch.full((4, 6), math.inf), good[1]
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        quiet(nn.Linear(6, CLASSES), [good, good, bad])
+    assert caught.value.problem.where == "epoch 1, batch 3"
+    assert "lr" in caught.value.problem.remedy
+
+
+def test_a_target_of_another_task():
+    batch = torch.randn(4, 6), torch.randn(4, CLASSES)
+    with pytest.raises(DataError, match="do not fit together"):
+        quiet(small(), [batch])
+    with pytest.raises(DataError, match="differ in shape"):
+        quiet(small(), shuffled(), task=Regression())
+
+
+def test_nothing_to_train():
+    with pytest.raises(TrainingError, match="nothing to train"):
+        quiet(small().requires_grad_(False), shuffled())
+    with pytest.raises(TrainingError, match="nothing to train"):
+        quiet(nn.ReLU(), shuffled())
+
+
+# --- history
+
+
+def test_history_survives_json():
+    history = History("top1", (EpochRecord(1, 0.1 + 0.2, 12.5, {"top1": 1 / 3}, 0.1, 4.0),))
+    assert History.from_json(history.to_json()) == history
+    assert json.loads(history.to_json())["records"][0]["epoch"] == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"headline": "x", "records": [{"epoch": 1}]}'])
+def test_what_is_no_history_is_refused(text):
+    with pytest.raises(TrainingError, match="no training history"):
+        History.from_json(text)
+
+
+# --- several processes
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {folder!r})
+from torch.utils.data import DataLoader
+from test_train import quiet, samples, shuffled, small
+torch.set_num_threads(1)
+ann, seen = small(), []
+history = quiet(ann, shuffled(), DataLoader(samples(seed=1), 10), checkpoint={path!r}, log=seen.append)
+x, y = samples(seed=1).tensors
+own = 100 * (ann.eval()(x).argmax(1) == y).float().mean().item()
+weights = sum(parameter.double().sum().item() for parameter in ann.parameters())
+off = history.last.test_scores["top1"] - own
+print(f"RESULT {{weights:.12f}} {{off:.3f}} {{history.last.train_loss:.6f}} {{len(seen)}}")
+"""
+
+
+def test_two_processes_share_the_work(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(folder=os.path.dirname(__file__), path=str(tmp_path / "run.pt")))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert len(results) == 2
+    assert results[0][:3] == results[1][:3]
+    assert abs(float(results[0][1])) < 1e-2
+    assert sorted(int(result[3]) for result in results) == [0, 2]
+    assert (tmp_path / "run.pt").exists()
