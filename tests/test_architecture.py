@@ -6,7 +6,24 @@ import pytest
 import tospike
 
 ROOT = Path(tospike.__file__).parent
-ORDER = ["errors", "graph", "neurons", "run", "parts", "methods", "tasks", "data", "check", "prepare", "convert", "evaluate", "train", "zoo", "report", "cli"]
+ORDER = [
+    "errors",
+    "graph",
+    "neurons",
+    "run",
+    "parts",
+    "methods",
+    "tasks",
+    "data",
+    "check",
+    "prepare",
+    "convert",
+    "evaluate",
+    "train",
+    "zoo",
+    "report",
+    "cli",
+]
 FILES = sorted(ROOT.rglob("*.py"))
 
 

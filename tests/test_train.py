@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 import math
 import os
@@ -131,20 +132,30 @@ def test_weight_decay_reaches_every_parameter_and_frozen_ones_stay():
     assert decayed[1].weight.tolist() == pytest.approx([1 - 0.05] * 16)
 
 
-def test_clip_norm_bounds_the_step():
-    ann = small(dropout=0.0)
+@pytest.mark.parametrize("precision", [None, "fp16"])
+def test_clip_norm_bounds_the_step(precision):
+    torch.manual_seed(0)
+    ann, batch = nn.Linear(6, CLASSES), (0.1 * torch.randn(8, 6), torch.randint(CLASSES, (8,)))
     before = copy.deepcopy(ann)
-    quiet(ann, [(100 * torch.randn(8, 6), torch.randint(CLASSES, (8,)))], epochs=1, lr=1.0, momentum=0.0,
-          weight_decay=0.0, clip_norm=1e-2)  # fmt: skip
+    quiet(ann, [batch], epochs=1, lr=1.0, momentum=0.0, weight_decay=0.0, clip_norm=1e-2, mixed_precision=precision)
     steps = [(a - b).flatten() for a, b in zip(ann.parameters(), before.parameters(), strict=True)]
     assert torch.cat(steps).norm().item() == pytest.approx(0.5e-2, rel=1e-2)  # half of lr: the middle of the cosine
+
+
+class Watching(Classification):
+    seen = set()
+
+    def loss(self, output, target):
+        self.seen.add(output.dtype)
+        return super().loss(output, target)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_runs_the_network_in_that_format(precision):
     ann, seen = small(), []
     ann[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    history = quiet(ann, shuffled(), DataLoader(samples(), 20), mixed_precision=precision, epochs=10)
+    history = quiet(ann, shuffled(), DataLoader(samples(), 20), mixed_precision=precision, epochs=10, task=Watching())
+    assert Watching.seen == {torch.float32}
     assert set(seen) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
     assert all(parameter.dtype == torch.float32 for parameter in ann.parameters())
     assert history.last.train_loss < 0.7 * history.records[0].train_loss
@@ -365,8 +376,23 @@ def test_a_checkpoint_of_another_network_or_loader_is_refused(tmp_path):
     assert "4.weight: (7, 16)" in caught.value.problems[0].expected
     with pytest.raises(TrainingError, match=r"p=0\.2"):  # equal weights, another setting of a module
         quiet(small(dropout=0.5), shuffled(), checkpoint=path)
+    frozen = small()
+    frozen[0].bias.requires_grad_(False)
+    with pytest.raises(TrainingError, match=r"0\.bias: \(16,\) torch\.float32 trained=True"):
+        quiet(frozen, shuffled(), checkpoint=path)
     with pytest.raises(TrainingError, match="batches=4"):
         quiet(small(), DataLoader(samples(), 8, shuffle=True), checkpoint=path)
+
+
+def test_addresses_in_the_text_of_a_network_do_not_count(tmp_path):
+    addresses = itertools.count(0x7F00)
+
+    class Addressed(nn.Linear):
+        def extra_repr(self):
+            return f"<function at {next(addresses):#x}>"
+
+    keep = [quiet(Addressed(6, CLASSES), shuffled(), checkpoint=tmp_path / "run.pt") for _ in range(2)]
+    assert keep[0] == keep[1]
 
 
 def test_damaged_checkpoints_are_refused(tmp_path):

@@ -60,13 +60,6 @@ def test_constant_region_is_computed_once_and_the_read_out_once_per_checkpoint(s
 
 def test_error_falls_with_time(ann, x):
     snn = ts.convert(ann, ts.RobustNorm(percentile=1.0), calibration=[x])
-    snn_of_first_neuron = ts.convert(
-        nn.Sequential(ann[0], ann[1], ann[5], nn.Linear(144, 3).double()),
-        ts.RobustNorm(percentile=1.0),
-        calibration=[x],
-    )
-    ann_of_first = snn_of_first_neuron.graph
-    assert ann_of_first is not None
     expected = ann(x)
     errors = {
         t: (y - expected).abs().mean().item() for t, y in ts.simulate(snn, x, time_steps=512, checkpoints=(4, 32, 512))

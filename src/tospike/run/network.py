@@ -23,7 +23,7 @@ class Conversion:
         sites: The Sites, in the order of execution.
         thresholds: θ of each Site by name, broadcastable to one sample, in units of the ANN's activation.
         start: Initial potential as a share of θ.
-        reference: What the SNN approaches as T grows: ``"clipped ANN"`` or ``"quantised ANN"``.
+        reference: What the SNN approaches as T grows: ``"ANN clipped at its thresholds"`` or ``"quantised ANN"``.
         rebuilt_difference: Largest difference between the rebuilt graph before spiking and the ANN, relative to the
             ANN's largest output.
         delay: Estimate of the first step worth reading out; None without calibration data.

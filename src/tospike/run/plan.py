@@ -83,10 +83,11 @@ class Plan:
             for source in node.all_input_nodes:
                 if source not in values:
                     values[source] = static[source] if "site" in node.meta else _repeat(source, static[source], steps)
-            if "site" in node.meta:
-                value = self._fire(node, node.all_input_nodes[0] in static, values, state, steps)
-            else:
-                value = _call(self.graph, node, values)
+            value = (
+                self._fire(node, node.all_input_nodes[0] in static, values, state, steps)
+                if "site" in node.meta
+                else _call(self.graph, node, values)
+            )
             values[node] = value
             if watch is not None:
                 watch(node, tuple(values[source] for source in node.all_input_nodes), value, steps)
