@@ -1,0 +1,60 @@
+import json
+
+import pytest
+
+from tospike import zoo
+from tospike.cli import main
+
+
+def test_methods_lists_every_method_and_setting(capsys):
+    assert main(["methods"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("ltb", "qcfs", "robust-norm", "granularity", "percentile", "levels"))
+
+
+def test_check_of_a_zoo_network_says_that_it_converts(capsys):
+    assert main(["check", "fashion-resnet20"]) == 0
+    assert "It converts." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "fashion-resnet"], "Did you mean"),
+        (["check", "no.such:network"], "module:callable"),
+        (["check", "nothing"], "Unknown recipe"),
+        (["demo", "--dataset", "mnist"], "Unknown demo data"),
+    ],
+)
+def test_errors_are_messages_with_status_2(arguments, said, capsys):
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert "Traceback" not in shown
+
+
+def test_train_writes_weights_history_and_checkpoint(tmp_path, capsys):
+    assert main(["train", "digits-relu", "--out", str(tmp_path), "--epochs", "1"]) == 0
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pt", ".json", ".safetensors"}
+    assert len(json.loads((tmp_path / "digits-relu.json").read_text())["records"]) == 1
+
+
+def test_demo_on_digits_writes_curve_and_results(tmp_path, capsys):
+    assert main(["demo", "--dataset", "digits", "--out", str(tmp_path), "--batches", "20"]) == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    result = json.loads((tmp_path / "LTB.json").read_text())
+    assert sorted(map(int, result["curve"])) == [1, 2, 4, 8, 16, 32]
+    assert result["samples"] == 360
+    assert result["curve"]["32"] > 80
+    assert "T=32" in capsys.readouterr().out
+
+
+def test_options_can_stand_in_a_file(tmp_path, capsys):
+    file = tmp_path / "options.yaml"
+    file.write_text("network: fashion-resnet20\n")
+    assert main(["check", "--config", str(file)]) == 0
+
+
+def test_zoo_networks_load_in_eval_mode():
+    for name in zoo.available():
+        assert not zoo.load(name).training
