@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from tospike.errors import (
     UnsupportedOperationError,
 )
 from tospike.graph.batches import Inputs, cycle, move, split_batch
-from tospike.graph.capture import Capture, input_names
+from tospike.graph.capture import Capture, input_names, run_network
 from tospike.graph.kinds import TrainableActivation
 from tospike.graph.rewrite import site_nodes
 from tospike.methods.base import Method, Parts
@@ -79,7 +81,7 @@ def convert(
     captured, problems = rewritten(ann, example)
     if problems:
         raise UnsupportedOperationError(f"{type(ann).__name__} cannot be converted", problems=problems)
-    difference = _difference(captured)
+    difference = _difference(ann, captured)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         observation = _Observation(captured, parts, calibration, progress)
@@ -159,10 +161,28 @@ def _required_inputs(ann: nn.Module) -> int:
     )
 
 
-def _difference(captured: Capture) -> float:
+@contextmanager
+def _quantisers_as_clips(network: nn.Module) -> Iterator[None]:
+    """Let trained quantisers pass ``clip(z, 0, θ)``, which is continuous: rounding can flip a level, but not a clip."""
+
+    def clip(module: TrainableActivation, args: tuple[Tensor, ...], _: Tensor) -> Tensor:
+        return args[0].clamp_min(0.0).minimum(module.threshold)
+
+    trained = [module for module in network.modules() if isinstance(module, TrainableActivation)]
+    hooks = [module.register_forward_hook(clip) for module in trained]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _difference(ann: nn.Module, captured: Capture) -> float:
     """Compare the rebuilt graph with the network on the example."""
-    rebuilt = list(_tensors(captured.run(captured.example)))
-    original = list(_tensors(captured.output))
+    network = copy.deepcopy(ann).eval()
+    with _quantisers_as_clips(network), _quantisers_as_clips(captured.graph):
+        original = list(_tensors(run_network(network, captured.inputs, captured.example)))
+        rebuilt = list(_tensors(captured.run(captured.example)))
     worst = 0.0
     for new, old in zip(rebuilt, original, strict=True):
         scale = float(old.abs().max()) or 1.0

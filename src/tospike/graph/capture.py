@@ -199,7 +199,7 @@ def capture(ann: nn.Module, example: Any) -> Capture:
     names = input_names(ann, example)
     inputs, _ = split_batch(example if isinstance(example, dict) else (list(_as_tuple(example)),), names)
     copied = copy.deepcopy(ann).eval()
-    reference = _run_network(copied, names, inputs)
+    reference = run_network(copied, names, inputs)
     graph = _trace(copied, names)
     captured = Capture(graph, names, inputs, reference, _weight_problems(copied))
     _follow_in_place(graph)
@@ -211,7 +211,12 @@ def _as_tuple(example: Any) -> tuple[Any, ...]:
     return (example,) if isinstance(example, Tensor) else tuple(example)
 
 
-def _run_network(network: nn.Module, names: tuple[str, ...], inputs: Inputs) -> Any:
+def run_network(network: nn.Module, names: tuple[str, ...], inputs: Inputs) -> Any:
+    """Run a network on inputs by name.
+
+    Raises:
+        CaptureError: It fails; the message has the shapes and the user's source line.
+    """
     call = _bind(inspect.signature(type(network).forward), names)
     try:
         with torch.no_grad():
