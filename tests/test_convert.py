@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 import tospike as ts
 from references.spiking import theta_valued_mlp, unit_mlp
+from tospike import zoo
 
 
 def mlp(*widths):
@@ -213,3 +214,12 @@ def test_calibration_is_repeatable_and_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(thresholds[0], thresholds[1])
     assert not torch.equal(thresholds[0], thresholds[2])
+
+
+def test_a_flipped_quantiser_level_is_no_rebuilding_error():
+    torch.manual_seed(0)
+    images = torch.randn(200, 1, 28, 28)
+    for name in ("fashion-resnet20-qcfs-l4", "fashion-resnet20-qcfs-l8"):
+        ann = zoo.load(name)
+        assert ts.convert(ann, example=images).conversion.rebuilt_difference < 1e-5
+        assert not any(module._forward_hooks for module in ann.modules())
