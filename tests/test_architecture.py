@@ -17,6 +17,7 @@ ORDER = [
     "data",
     "check",
     "prepare",
+    "calibrate",
     "convert",
     "evaluate",
     "train",

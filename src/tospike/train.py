@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -28,6 +27,7 @@ from torchmetrics import MetricCollection
 
 from tospike.errors import OptionError, Problem, TrainingError
 from tospike.graph.batches import move, split_batch
+from tospike.graph.inputs import required_inputs
 from tospike.tasks import Classification, Task
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -218,7 +218,7 @@ class _Run:
 
     def __init__(self, ann: nn.Module, loaders: tuple[Any, Any], task: Task, settings: _Settings) -> None:
         self.ann, self.task, self.settings = ann, task, settings
-        self.names = _input_names(ann)
+        self.names = required_inputs(ann)
         # `_forward` sets the number format: accelerate would patch `ann.forward` and allow one format per process.
         self.accelerator = Accelerator(mixed_precision="no")
         self.device: torch.device = self.accelerator.device
@@ -375,12 +375,6 @@ def _restored(ann: nn.Module, channels_last: bool) -> Iterator[None]:
         ann.to(device).zero_grad()
         if channels_last:
             ann.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-
-
-def _input_names(ann: nn.Module) -> list[str]:
-    parameters = inspect.signature(ann.forward).parameters.values()
-    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return required or [p.name for p in parameters][:1]
 
 
 def _empty(which: str) -> TrainingError:

@@ -1,7 +1,8 @@
 import torch
 from torch import nn
 
-from tospike.graph.capture import capture, input_names
+from tospike.graph.capture import capture
+from tospike.graph.inputs import input_names
 from tospike.graph.kinds import Kind
 
 

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 import math
-import re
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from tospike.errors import CaptureError, Problem
+from tospike.errors import Problem
 from tospike.graph.batches import Inputs, split_batch
-from tospike.graph.kinds import Kind, TrainableActivation, Verdict, judge
-
-_OURS = f"{Path(__file__).parents[1]}/"
-_TORCH = f"{Path(torch.__file__).parent}/"
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+from tospike.graph.inputs import input_names
+from tospike.graph.kinds import Kind, Verdict, judge
+from tospike.graph.trace import node_source, run_network, trace
 
 
 @dataclass(frozen=True)
@@ -84,14 +78,12 @@ class Capture:
         graph: The captured network, a copy in eval mode that shares nothing with the original.
         inputs: Names of the inputs, in the order of `forward`.
         example: The inputs that the network was captured with.
-        output: What the network itself returns for the example.
         problems: What stands in the way of a conversion; operations first seen first.
     """
 
     graph: fx.GraphModule
     inputs: tuple[str, ...]
     example: Inputs
-    output: Any
     problems: list[Problem] = field(default_factory=list)
 
     def operations(self) -> Iterator[tuple[fx.Node, Operation]]:
@@ -104,79 +96,15 @@ class Capture:
         """Return the nodes of one kind, in the order of execution."""
         return [node for node, operation in self.operations() if operation.verdict.kind is kind]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network and its example are."""
+        return next(iter(self.example.values())).device
+
     def run(self, inputs: Inputs) -> Any:
         """Run the graph; each input is ``[N, ...]``."""
         with torch.no_grad():
             return self.graph(*(inputs[name] for name in self.inputs))
-
-
-class _Tracer(fx.Tracer):
-    """Trace `forward` for the arguments that the example gives; all others keep their defaults."""
-
-    record_stack_traces = True
-
-    def __init__(self, arguments: tuple[str, ...]) -> None:
-        super().__init__()
-        self.arguments = arguments
-
-    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        inherits = type(module).forward.__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
-        return isinstance(module, TrainableActivation) or inherits
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        proxies = [self.create_proxy("placeholder", name, (), {}) for name in self.arguments]
-        call = _bind(inspect.signature(root_fn), self.arguments)
-        return (lambda *given: call(root_fn, self.root, given)), proxies
-
-
-def _bind(signature: inspect.Signature, names: tuple[str, ...]) -> Callable[..., Any]:
-    """Return a function that calls `forward` with arguments by name, and those of ``*args`` by position."""
-    plain = [name for name in names if name in signature.parameters]
-
-    def call(function: Callable[..., Any], root: nn.Module, given: tuple[Any, ...]) -> Any:
-        keywords = dict(zip(names, given, strict=True))
-        if len(plain) == len(names):
-            return function(root, **keywords)
-        return function(root, *given)
-
-    return call
-
-
-def input_names(ann: nn.Module, example: Any) -> tuple[str, ...]:
-    """Return the names of the arguments of `forward` that an example fills.
-
-    Raises:
-        CaptureError: The example is None or of a kind that cannot be matched with `forward`.
-
-    Example:
-        >>> input_names(nn.Linear(2, 2), torch.zeros(1, 2))
-        ('input',)
-    """
-    if isinstance(ann, fx.GraphModule):
-        known = [str(node.target) for node in ann.graph.nodes if node.op == "placeholder"]
-    else:
-        parameters = inspect.signature(ann.forward).parameters.values()
-        known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY, p.POSITIONAL_ONLY)]
-    if isinstance(example, dict):
-        unknown = [name for name in example if name not in known]
-        if unknown:
-            raise CaptureError(
-                "The example names inputs that `forward` does not have",
-                got=", ".join(unknown), expected=f"some of {known}", remedy="Use the argument names of `forward` as keys.",
-            )  # fmt: skip
-        return tuple(name for name in known if name in example)
-    if isinstance(example, Tensor):
-        return (known[0] if known else "input_0",)
-    if isinstance(example, (tuple, list)) and example:
-        spare = [f"input_{i}" for i in range(len(known), len(example))]
-        return tuple([*known, *spare][: len(example)])
-    raise CaptureError(
-        "An example input is needed to capture the network", got=repr(example)[:80],
-        expected="a tensor [N, ...], a tuple of tensors, or a dict by argument name",
-        remedy="Pass example=, or calibration= whose first batch then serves as the example.",
-    )  # fmt: skip
 
 
 def capture(ann: nn.Module, example: Any) -> Capture:
@@ -199,10 +127,8 @@ def capture(ann: nn.Module, example: Any) -> Capture:
     names = input_names(ann, example)
     inputs, _ = split_batch(example if isinstance(example, dict) else (list(_as_tuple(example)),), names)
     copied = copy.deepcopy(ann).eval()
-    reference = run_network(copied, names, inputs)
-    graph = _trace(copied, names)
-    captured = Capture(graph, names, inputs, reference, _weight_problems(copied))
-    _follow_in_place(graph)
+    run_network(copied, names, inputs)  # a network that fails on the example says so here, in its own words
+    captured = Capture(trace(copied, names), names, inputs, _weight_problems(copied))
     _annotate(captured)
     return captured
 
@@ -211,91 +137,12 @@ def _as_tuple(example: Any) -> tuple[Any, ...]:
     return (example,) if isinstance(example, Tensor) else tuple(example)
 
 
-def run_network(network: nn.Module, names: tuple[str, ...], inputs: Inputs) -> Any:
-    """Run a network on inputs by name.
-
-    Raises:
-        CaptureError: It fails; the message has the shapes and the user's source line.
-    """
-    call = _bind(inspect.signature(type(network).forward), names)
-    try:
-        with torch.no_grad():
-            return call(type(network).forward, network, tuple(inputs[name].clone() for name in names))
-    except Exception as error:
-        integers = [name for name, value in inputs.items() if not value.is_floating_point()]
-        raise CaptureError(
-            "The network itself fails on the example",
-            where=_source(error),
-            got="; ".join(f"{name}: {tuple(value.shape)} {value.dtype}" for name, value in inputs.items())
-            + f"; {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            expected="a batch that `ann(example)` accepts",
-            remedy="Pass floating-point inputs (x.float())."
-            if integers
-            else "Pass an example of the right shape and device.",
-        ) from error
-
-
-def _trace(network: nn.Module, names: tuple[str, ...]) -> fx.GraphModule:
-    tracer = _Tracer(names)
-    try:
-        graph = tracer.trace(network)
-    except Exception as error:
-        raise CaptureError(
-            f"The network {type(network).__name__} cannot be traced",
-            where=_source(error),
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            expected="a `forward` whose control flow does not depend on tensor values",
-            remedy="Move that code out of the network and capture the inner module, decide it by an argument with a default, "
-            "or wrap the function with torch.fx.wrap.",
-        ) from error
-    return fx.GraphModule(network, graph, class_name=type(network).__name__)
-
-
-def _source(error: BaseException) -> str:
-    """Return the innermost ``file:line`` of a traceback that is the user's own."""
-    frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
-    return _own_frame(frames)
-
-
-def _own_frame(frames: list[tuple[str, int]]) -> str:
-    own = [frame for frame in frames if not frame[0].startswith((_OURS, _TORCH, "<"))]
-    return f"{_short(own[-1][0])}:{own[-1][1]}" if own else ""
-
-
-def _short(file: str) -> str:
-    """Shorten an installed file to its package path, and any other to what stands below the working folder."""
-    _, found, below = file.rpartition("site-packages/")
-    path = Path(file)
-    return below if found else str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
-
-
 def _weight_problems(network: nn.Module) -> list[Problem]:
     return [
         Problem(f"The weight `{name}` holds NaN or Inf", where=name, got=f"{int((~value.isfinite()).sum())} of {value.numel()} values",
                 expected="finite weights", remedy="Load the checkpoint again, or train with a smaller learning rate.")
         for name, value in network.state_dict().items() if value.is_floating_point() and not value.isfinite().all()
     ]  # fmt: skip
-
-
-def _is_in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return bool(
-        (node.op != "call_module" and name.endswith("_") and not name.endswith("__"))
-        or name in {"iadd", "isub", "imul", "itruediv"}
-        or node.kwargs.get("inplace")
-        or getattr(module, "inplace", False)
-    )
-
-
-def _follow_in_place(module_graph: fx.GraphModule) -> None:
-    """Let the users of a tensor that was changed in place use the changed one, as they do when the network runs."""
-    order = {node: number for number, node in enumerate(module_graph.graph.nodes)}
-    for node in module_graph.graph.nodes:
-        module = module_graph.get_submodule(str(node.target)) if node.op == "call_module" else None
-        changed = node.args[0] if node.args else None
-        if isinstance(changed, fx.Node) and node.op.startswith("call") and _is_in_place(node, module):
-            for user in [user for user in changed.users if order[user] > order[node]]:
-                user.replace_input_with(changed, node)
 
 
 class _Recorder(fx.Interpreter):
@@ -335,7 +182,7 @@ def _annotate(captured: Capture) -> None:
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()
         path = _path(node, verdict, paths)
         axis = _channel_axis(node, module, shape)
-        node.meta["operation"] = Operation(verdict, path, _node_source(node), shape, axis)
+        node.meta["operation"] = Operation(verdict, path, node_source(node), shape, axis)
 
 
 def _double(value: Tensor) -> Tensor:
@@ -381,10 +228,6 @@ def _path(node: fx.Node, verdict: Verdict, seen: Counter[str]) -> str:
     path = str(node.target) if node.op == "call_module" else ".".join(filter(None, (owner, verdict.name)))
     seen[path] += 1
     return path if seen[path] == 1 else f"{path}#{seen[path]}"
-
-
-def _node_source(node: fx.Node) -> str:
-    return _own_frame([(m["file"], int(m["line"])) for m in _FRAME.finditer(node.stack_trace or "")])
 
 
 def _channel_axis(node: fx.Node, module: nn.Module | None, shape: tuple[int, ...]) -> int:

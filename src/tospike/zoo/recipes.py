@@ -116,9 +116,9 @@ _ALL = (
         "ann": 74.32, 16: 59.35, 32: 69.37, 64: 72.35, 128: 73.15, 256: 73.37, 1024: 73.39}),
     _paper("imagenet", "vgg16", 16, {
         "ann": 74.29, 16: 50.97, 32: 68.47, 64: 72.85, 128: 73.97, 256: 74.22, 1024: 74.32}),
-    _fashion("relu", "relu", 15),
-    _fashion("qcfs-l4", "qcfs", 12, levels=4, initial=4.0),
-    _fashion("qcfs-l8", "qcfs", 12, levels=8, initial=4.0),
+    _fashion("relu", "relu", 35),
+    _fashion("qcfs-l4", "qcfs", 50, levels=4, initial=4.0),
+    _fashion("qcfs-l8", "qcfs", 50, levels=8, initial=4.0),
     _digits("relu", "relu"),
     _digits("qcfs-l4", "qcfs", levels=4),
 )  # fmt: skip

@@ -1,0 +1,189 @@
+"""Let the scales of a method watch a network on calibration data, and collect the thresholds they find."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, fx, nn
+
+from tospike.errors import CalibrationError, Problem
+from tospike.graph.batches import Inputs, cycle, move, split_batch
+from tospike.graph.capture import Capture
+from tospike.graph.rewrite import site_nodes
+from tospike.methods.base import Parts
+from tospike.parts.scales import Learned, Scale
+
+PROGRESS_FROM = 50  # calibration batches from which a progress bar is worth showing
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the scales of a network found.
+
+    Attributes:
+        thresholds: θ of each Site by name, broadcastable to one sample, in units of the activation.
+        trained: Whether training fixed the thresholds, and the data none of them.
+        delay: Estimate of the first step worth reading out; None without data.
+        log: Relative change of each Site's mean threshold, one number per batch.
+        dead: Channels per Site that no sample activated; they took the median threshold of their layer.
+        batches, samples: What the thresholds were measured on.
+    """
+
+    thresholds: dict[str, Tensor]
+    trained: bool
+    delay: int | None = None
+    log: dict[str, list[float]] = field(default_factory=dict)
+    dead: dict[str, int] = field(default_factory=dict)
+    batches: int = 0
+    samples: int = 0
+
+
+@torch.no_grad()
+def calibrate(captured: Capture, parts: Parts, data: Iterable[Any] | None, *, progress: bool = True) -> Calibration:
+    """Put the method's scales at the Sites of a rewritten graph, run it on the data, and return what they found.
+
+    Args:
+        captured: A rewritten network; its Sites hold scales afterwards.
+        parts: The parts of the method.
+        data: Batches of inputs ``[N, ...]``; None for a method that measures nothing.
+        progress: Show a progress bar when there are many batches.
+
+    Raises:
+        CalibrationError: The data do not fit, they or an activation are not finite, or a layer is all dead.
+
+    Example:
+        >>> import tospike as ts
+        >>> from tospike.check import rewritten
+        >>> captured, _ = rewritten(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))
+        >>> calibrate(captured, ts.LTB(batches=3).parts(), [torch.randn(8, 2)]).samples
+        24
+    """
+    scales = _place_scales(captured, parts)
+    trained = all(isinstance(scale, Learned) for scale in scales.values())
+    if data is None:
+        return Calibration(_thresholds(scales, 0)[0], trained)
+    samples, inputs, number = 0, captured.example, 0
+    for number, batch in _numbered(data, parts.calibration_batches, progress):
+        inputs = _inputs(captured, batch, number)
+        captured.run(inputs)
+        _check_finite(scales, number)
+        samples += next(iter(inputs.values())).shape[0]
+    thresholds, dead = _thresholds(scales, samples)
+    log = {name: torch.stack(scale.changes).tolist() for name, scale in scales.items() if scale.changes}
+    delay = _delay(captured, scales, thresholds, parts.start, inputs)
+    return Calibration(thresholds, trained, delay, log, dead, number, samples)
+
+
+def _place_scales(captured: Capture, parts: Parts) -> dict[str, Scale]:
+    scales = {}
+    for node in site_nodes(captured.graph):
+        site, path = node.meta["site"], str(node.target)
+        scales[site.name] = parts.scale(site, captured.graph.get_submodule(path)).to(captured.device)
+        captured.graph.set_submodule(path, scales[site.name])
+    return scales
+
+
+def _numbered(data: Iterable[Any], count: int | None, progress: bool) -> Iterable[tuple[int, Any]]:
+    # A method that measures nothing still sees one batch when there is one: the delay is estimated on it.
+    source = data if count is None else cycle(data, max(count, 1))
+    shown = progress and (count or 0) >= PROGRESS_FROM
+    return enumerate(track(source, "calibrate", total=count, transient=True, disable=not shown), 1)
+
+
+def _inputs(captured: Capture, batch: Any, number: int) -> Inputs:
+    inputs: Inputs = move(split_batch(batch, captured.inputs)[0], captured.device)
+    for name, value in inputs.items():
+        expected = captured.example[name]
+        if (
+            value.shape[1:].numel() == 0
+            or value.ndim != expected.ndim
+            or value.is_floating_point() != expected.is_floating_point()
+        ):
+            raise CalibrationError(
+                "A calibration batch does not fit the network", where=f"batch {number}, input `{name}`",
+                got=f"{tuple(value.shape)} {value.dtype}", expected=f"[N, {', '.join(map(str, expected.shape[1:]))}] {expected.dtype}",
+                remedy="Let the loader yield batches shaped like the example.",
+            )  # fmt: skip
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CalibrationError(
+                "The calibration data hold NaN or Inf", where=f"batch {number}, input `{name}`",
+                got=f"{int((~value.isfinite()).sum())} of {value.numel()} values", expected="finite numbers",
+                remedy="Repair or drop these samples.",
+            )  # fmt: skip
+    return inputs
+
+
+def _check_finite(scales: dict[str, Scale], number: int) -> None:
+    changes = {name: scale.changes[-1] for name, scale in scales.items() if scale.changes}
+    finite = torch.stack(list(changes.values())).isfinite().tolist()
+    wrong = [name for name, good in zip(changes, finite, strict=True) if not good]
+    if wrong:
+        raise CalibrationError(
+            "An activation is not finite", where=f"batch {number}, Site {_where(scales[wrong[0]])}", got="NaN or Inf",
+            expected="finite activations", remedy="Look for an overflow in the network, and for outliers in this batch.",
+        )  # fmt: skip
+
+
+def _where(scale: Scale) -> str:
+    return f"{scale.site.name} ({scale.site.operation.where})"
+
+
+def _thresholds(scales: dict[str, Scale], samples: int) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Fill dead channels with the median of their layer, count them, and refuse a layer that is all dead."""
+    thresholds, dead, problems = {}, {}, []
+    for name, scale in scales.items():
+        theta = scale.threshold().detach()
+        live = theta[theta > 0]
+        if live.numel() == 0:
+            problems.append(
+                Problem("The threshold stayed zero: no calibration sample activated this layer", where=f"Site {_where(scale)}",
+                        got=f"{samples} samples", remedy="Calibrate on real training data, normalised as in training.")
+            )  # fmt: skip
+            continue
+        if live.numel() < theta.numel():
+            dead[name] = theta.numel() - live.numel()
+        thresholds[name] = torch.where(theta > 0, theta, live.median())
+    if problems:
+        raise CalibrationError("The calibration left thresholds at zero", problems=problems)
+    return thresholds, dead
+
+
+def _delay(
+    captured: Capture, scales: dict[str, Scale], thresholds: dict[str, Tensor], start: float, inputs: Inputs
+) -> int:
+    """Estimate when the last layer fires first: ``t₀ = ⌊Σ_l mean_c(θ_c − v(0)_c) / max_c E[ReLU(z_c)]⌋``.
+
+    The sum runs along the longest chain of Sites, which for a chain of layers is the sum over all of them.
+    """
+    strongest = _strongest_currents(captured, scales, inputs)
+    waits: dict[fx.Node, float] = {}
+    for node in captured.graph.graph.nodes:
+        waits[node] = max((waits[source] for source in node.all_input_nodes), default=0.0)
+        if "site" in node.meta:
+            name = node.meta["site"].name
+            waits[node] += (1.0 - start) * float(thresholds[name].mean()) / max(strongest[name], 1e-12)
+    return int(max(waits.values()))
+
+
+def _strongest_currents(captured: Capture, scales: dict[str, Scale], inputs: Inputs) -> dict[str, float]:
+    """Return the largest mean rectified current of a channel at each Site."""
+    found: dict[str, float] = {}
+
+    def watch(name: str, scale: Scale) -> torch.utils.hooks.RemovableHandle:
+        def keep(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> None:
+            axes = tuple(axis for axis in range(args[0].ndim) if axis != scale.site.channel_axis)
+            found[name] = float(args[0].clamp_min(0).mean(axes).max())
+
+        return scale.register_forward_hook(keep)
+
+    hooks = [watch(name, scale) for name, scale in scales.items()]
+    try:
+        captured.run(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
