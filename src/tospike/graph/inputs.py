@@ -30,6 +30,7 @@ def input_names(ann: nn.Module, example: Any) -> tuple[str, ...]:
         CaptureError: The example is None or of a kind that cannot be matched with `forward`.
 
     Example:
+        >>> import torch
         >>> input_names(nn.Linear(2, 2), torch.zeros(1, 2))
         ('input',)
     """
