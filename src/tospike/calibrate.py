@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from tospike.errors import CalibrationError, Problem
 from tospike.graph.batches import Inputs, cycle, move, split_batch
 from tospike.graph.capture import Capture
-from tospike.graph.rewrite import site_nodes
+from tospike.graph.walk import site_nodes
 from tospike.methods.base import Parts
 from tospike.parts.scales import Learned, Scale
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from tospike.errors import Problem
 from tospike.graph.capture import Capture, Site, capture
-from tospike.graph.rewrite import rewrite, site_nodes, support_problems
+from tospike.graph.rewrite import rewrite, support_problems
+from tospike.graph.walk import site_nodes
 
 
 @dataclass(frozen=True)

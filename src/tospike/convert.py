@@ -17,8 +17,8 @@ from tospike.errors import CalibrationError, ConversionError, OptionError, Unsup
 from tospike.graph.capture import Capture, Site
 from tospike.graph.inputs import example_of
 from tospike.graph.kinds import TrainableActivation
-from tospike.graph.rewrite import site_nodes
 from tospike.graph.trace import run_network
+from tospike.graph.walk import site_nodes
 from tospike.methods.base import Method, Parts
 from tospike.neurons.modules import IntegrateAndFire
 from tospike.run.network import SNN, Conversion

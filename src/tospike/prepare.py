@@ -9,7 +9,8 @@ from torch import fx, nn
 from tospike.errors import CaptureError, OptionError, UnsupportedOperationError
 from tospike.graph.capture import Capture, Site, capture
 from tospike.graph.kinds import Kind
-from tospike.graph.rewrite import place_sites, site_nodes
+from tospike.graph.rewrite import place_sites
+from tospike.graph.walk import site_nodes
 from tospike.methods.base import Method
 
 _AVERAGE = {"maxpool1d": nn.AvgPool1d, "maxpool2d": nn.AvgPool2d, "maxpool3d": nn.AvgPool3d}

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 import tospike as ts
 from tospike.graph.capture import capture
 from tospike.graph.kinds import Kind
-from tospike.graph.rewrite import rewrite, site_nodes
+from tospike.graph.rewrite import rewrite
+from tospike.graph.walk import site_nodes
 
 
 def rewritten(ann, x):
@@ -49,6 +50,46 @@ def test_batch_norm_folds_exactly(name):
     for _ in range(3):
         x = torch.randn(shape, dtype=torch.float64)
         torch.testing.assert_close(captured.run({"input": x}), ann(x), rtol=1e-12, atol=1e-12)
+
+
+class Functional(nn.Module):
+    """A layer written as a function of weights that the module holds, with weight standardisation."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.weight, self.bias = [layer], layer.weight, layer.bias
+        self.function = getattr(F, type(layer).__name__.lower().replace("transpose", "_transpose"))
+
+    def forward(self, x):
+        layer, weight = self.layer[0], self.weight - 0.1 * self.weight.mean()
+        if isinstance(layer, nn.Linear):
+            return self.function(x, weight, bias=self.bias)
+        if layer.transposed:
+            return self.function(
+                x, weight, self.bias, layer.stride, layer.padding, layer.output_padding, groups=layer.groups
+            )
+        return self.function(
+            x, weight, self.bias, stride=list(layer.stride), dilation=layer.dilation, groups=layer.groups
+        )
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_functional_layers_become_modules(name):
+    layer, kind, shape = LAYERS[name]
+    ann = nn.Sequential(Functional(layer.double()), norm(kind, 6), nn.ReLU()).eval()
+    x = torch.randn(shape, dtype=torch.float64)
+    captured = rewritten(ann, x)
+    assert [type(m) for m in captured.graph.modules() if [*m.parameters(recurse=False)]] == [type(layer)]
+    torch.testing.assert_close(captured.run({"input": x}), ann(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_functional_layer_with_weights_from_the_input_stays():
+    class Dynamic(nn.Module):
+        def forward(self, x):
+            return F.linear(F.relu(x), x.mean(0, keepdim=True).tanh())
+
+    captured = rewritten(Dynamic(), torch.randn(3, 4))
+    assert not [m for m in captured.graph.modules() if isinstance(m, nn.Linear)]
 
 
 @pytest.mark.parametrize("affine", [True, False])

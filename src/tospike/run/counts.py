@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tospike.graph.rewrite import CONVOLUTIONS, TRANSPOSED
+from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED
 
 
 def multiply_adds(module: nn.Module, x: Tensor, y: Tensor) -> int:

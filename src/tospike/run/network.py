@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, fx, nn
 
 from tospike.graph.capture import Site
-from tospike.graph.rewrite import site_nodes
+from tospike.graph.walk import site_nodes
 from tospike.run.plan import Plan
 from tospike.run.simulate import Delay, last, simulate
 

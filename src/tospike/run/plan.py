@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from tospike.graph.batches import Inputs
 from tospike.graph.kinds import Kind
-from tospike.graph.rewrite import reach, site_nodes
+from tospike.graph.walk import reach, site_nodes
 
 Values = dict[fx.Node, Any]
 Watch = Callable[[fx.Node, tuple[Any, ...], Any, int], None]

@@ -1,0 +1,56 @@
+"""Questions that every pass over a graph asks, and how a pass adds a module to it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import fx, nn
+
+
+def site_nodes(graph: fx.GraphModule) -> list[fx.Node]:
+    """Return the Sites of a graph in the order of execution."""
+    return [node for node in graph.graph.nodes if "site" in node.meta]
+
+
+def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Return the module that a node calls; None if it calls none."""
+    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def reach(graph: fx.Graph, marked: Collection[fx.Node]) -> tuple[set[fx.Node], set[fx.Node]]:
+    """Return the nodes with a marked ancestor, and the nodes with a marked descendant."""
+    behind, before, marks = set[fx.Node](), set[fx.Node](), set(marked)
+    for node in graph.nodes:
+        if any(source in marks or source in behind for source in node.all_input_nodes):
+            behind.add(node)
+    for node in reversed(graph.nodes):
+        if any(user in marks or user in before for user in node.users):
+            before.add(node)
+    return behind, before
+
+
+def add_module(graph: fx.GraphModule, path: str, module: nn.Module, replaced: str = "") -> str:
+    """Put a module at a path, or at the next free one beside it, and return where it went.
+
+    Only a module that is about to lose its single call, the ``replaced`` one, may be overwritten.
+    """
+    base = path.replace("#", "_")
+    calls = sum(str(node.target) == base for node in graph.graph.nodes if node.op == "call_module")
+    taken = _has(graph, base) and not (base == replaced and calls == 1)
+    number = 2
+    target = base
+    while taken:
+        target = f"{base}_{number}"
+        taken, number = _has(graph, target), number + 1
+    graph.add_submodule(target, module)
+    return target
+
+
+def _has(graph: fx.GraphModule, path: str) -> bool:
+    owner: Any = graph
+    for name in path.split("."):
+        if not hasattr(owner, name):
+            return False
+        owner = getattr(owner, name)
+    return True
