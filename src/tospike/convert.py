@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import recursively_apply  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from tospike.calibrate import calibrate
@@ -23,6 +24,7 @@ from tospike.methods.base import Method, Parts
 from tospike.neurons.modules import IntegrateAndFire
 from tospike.run.network import SNN, Conversion
 
+EXAMPLE_SAMPLES = 4  # a network is captured on no more: every value in it is kept and compared
 TOLERANCE = 1e-3  # largest relative difference between ANN and rebuilt graph; float32 rounding stays far below
 
 
@@ -42,7 +44,7 @@ def convert(
         method: A conversion method, e.g. ``ts.LTB()``; None for a network made by `prepare`, which brings its own.
         calibration: Batches of inputs, with or without targets; needed by methods that measure thresholds, and by
             ``delay="auto"``.
-        example: One batch of inputs ``[N, ...]``; the first calibration batch when None.
+        example: One batch of inputs ``[N, ...]``; the first samples of the calibration data when None.
         seed: Seed of the random generators during calibration (a shuffling loader draws from them).
         progress: Show a progress bar during long calibrations.
 
@@ -68,7 +70,8 @@ def convert(
             expected="an iterable of batches", remedy="Pass calibration=loader (training images, no labels needed).",
         )  # fmt: skip
     if example is None and calibration is not None:
-        example = example_of(ann, _first(calibration))
+        first = example_of(ann, _first(calibration))
+        example = recursively_apply(lambda value: value[:EXAMPLE_SAMPLES] if value.ndim else value, first)
     captured, problems = rewritten(ann, example)
     if problems:
         raise UnsupportedOperationError(f"{type(ann).__name__} cannot be converted", problems=problems)
