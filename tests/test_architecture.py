@@ -8,6 +8,7 @@ import tospike
 ROOT = Path(tospike.__file__).parent
 ORDER = [
     "errors",
+    "files",
     "graph",
     "neurons",
     "run",

@@ -1,3 +1,5 @@
+"""Bad input: each kind gets an error of its own class that says what, got what, expected what, and what to do."""
+
 import pytest
 import torch
 from torch import nn
@@ -6,21 +8,35 @@ import tospike as ts
 from tospike.errors import (
     CalibrationError,
     CaptureError,
-    ConversionError,
     DataError,
     OptionError,
+    Problem,
+    SimulationError,
     UnsupportedOperationError,
 )
 
 X = torch.zeros(4, 3) + torch.arange(3.0)
+Y = torch.tensor([0, 1, 0, 1])
 
 
 def net():
-    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
-def convert(data, ann=None):
+def converted():
+    return ts.convert(net(), ts.LTB(batches=3), calibration=[X])
+
+
+def calibrate(data, ann=None):
     return ts.convert(ann or net(), ts.LTB(batches=3), calibration=data)
+
+
+def broken(value):
+    ann = net()
+    with torch.no_grad():
+        ann[0].weight[0, 0] = value
+    return ann
 
 
 class Branching(nn.Module):
@@ -28,40 +44,97 @@ class Branching(nn.Module):
         return x.relu() if x.sum() > 0 else x
 
 
-def test_untraceable_network_names_the_line():
-    with pytest.raises(CaptureError) as caught:
-        ts.check(Branching(), X)
-    assert "test_errors.py:" in caught.value.problem.where
+class Overflowing(nn.Module):
+    """Large inputs overflow inside of it, although input and weights are finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last((self.first(x) * 1e38).relu())
 
 
-@pytest.mark.parametrize("data", [None, [], iter([X]), [X, X * torch.nan], [X, X + torch.inf], [X, X.long()]])
-def test_unusable_calibration_data(data):
-    with pytest.raises((CalibrationError, DataError)):
-        convert(data)
-
-
-def test_network_without_sites_and_weights_that_are_nan():
-    with pytest.raises(UnsupportedOperationError, match="no activation"):
-        convert([X], nn.Linear(3, 2))
+def never_active():
     ann = net()
     with torch.no_grad():
-        ann[0].weight[0, 0] = torch.nan
-    with pytest.raises((UnsupportedOperationError, ConversionError), match=r"0\.weight"):
-        convert([X], ann)
+        ann[0].weight.zero_()
+        ann[0].bias.fill_(-1)
+    return ann
 
 
-def test_integer_example_and_missing_example():
-    with pytest.raises(CaptureError, match="floating"):
-        ts.check(net(), X.long())
-    with pytest.raises(CaptureError):
-        ts.check(net(), None)
+CASES = {
+    "no calibration": (lambda: calibrate(None), CalibrationError, "measures thresholds"),
+    "empty calibration loader": (lambda: calibrate([]), CalibrationError, "empty"),
+    "calibration iterator": (lambda: calibrate(iter([X])), CalibrationError, "only once"),
+    "NaN in a calibration batch": (lambda: calibrate([X, X * torch.nan]), CalibrationError, "batch 2"),
+    "Inf in a calibration batch": (lambda: calibrate([X, X + torch.inf]), CalibrationError, "batch 2"),
+    "integer calibration batch": (lambda: calibrate([X, X.long()]), CalibrationError, "batch 2"),
+    "calibration batch of other rank": (lambda: calibrate([X, X[:, None]]), CalibrationError, "batch 2"),
+    "calibration batch of other width": (lambda: calibrate([X, X[:, :2]]), CalibrationError, "batch 2"),
+    "constant calibration data": (lambda: calibrate([X * 0 + 2, X * 0 + 2]), CalibrationError, "constant"),
+    "threshold that stays zero": (lambda: calibrate([X], never_active()), CalibrationError, "stayed zero"),
+    "overflow inside the network": (lambda: calibrate([X, 1e6 * X], Overflowing()), CalibrationError, "relu"),
+    "NaN in a weight": (lambda: calibrate([X], broken(torch.nan)), UnsupportedOperationError, r"0\.weight"),
+    "Inf in a weight": (lambda: calibrate([X], broken(torch.inf)), UnsupportedOperationError, r"0\.weight"),
+    "no activation": (lambda: calibrate([X], nn.Linear(3, 2)), UnsupportedOperationError, "no activation"),
+    "untraceable": (lambda: ts.check(Branching(), X), CaptureError, r"test_errors\.py:"),
+    "integer example": (lambda: ts.check(net(), X.long()), CaptureError, "floating"),
+    "no example": (lambda: ts.check(net(), None), CaptureError, "example"),
+    "example of other width": (lambda: ts.check(net(), X[:, :2]), CaptureError, "shape"),
+    "unknown method": (lambda: ts.method("ltbb"), OptionError, "Did you mean 'ltb'"),
+    "unknown setting": (lambda: ts.method("ltb", batch=3), OptionError, "Did you mean 'batches'"),
+    "no batches": (lambda: ts.LTB(batches=0), OptionError, "batches"),
+    "rate of zero": (lambda: ts.LTB(rate=0), OptionError, "rate"),
+    "percentile of zero": (lambda: ts.RobustNorm(percentile=0), OptionError, "percentile"),
+    "no levels": (lambda: ts.QCFS(levels=0), OptionError, "levels"),
+    "no method": (lambda: ts.convert(net(), calibration=[X]), OptionError, "ts.LTB"),
+    "method that does not train": (lambda: ts.prepare(net(), ts.LTB(), example=X), OptionError, "ltb"),
+    "T of zero": (lambda: converted()(X, time_steps=0), OptionError, "time_steps"),
+    "negative T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=(-1,)), OptionError, "positive"),
+    "fractional T": (lambda: converted()(X, time_steps=2.5), OptionError, "time_steps"),
+    "no T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=()), OptionError, "time_steps"),
+    "delay of T": (lambda: converted()(X, time_steps=4, delay=4), OptionError, "delay"),
+    "delay above a T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=(2, 8), delay=3), OptionError, "delay"),
+    "negative delay": (lambda: converted()(X, time_steps=4, delay=-1), OptionError, "delay"),
+    "unknown engine": (lambda: converted()(X, time_steps=4, engine="fast"), OptionError, "engine"),
+    "no steps per call": (lambda: converted()(X, time_steps=4, steps_per_call=0), OptionError, "steps_per_call"),
+    "batch of other rank": (lambda: converted()(X[0], time_steps=4), SimulationError, "rank"),
+    "batch of other width": (lambda: converted()(X[:, :2], time_steps=4), SimulationError, "shaped"),
+    "integer batch": (lambda: converted()(X.long(), time_steps=4), SimulationError, "int64"),
+    "empty batch": (lambda: converted()(X[:0], time_steps=4), SimulationError, "empty"),
+    "NaN in a batch": (lambda: converted()(X * torch.nan, time_steps=4), SimulationError, "NaN"),
+    "empty test loader": (lambda: ts.evaluate(converted(), [], progress=False), DataError, "no batch"),
+    "no targets": (lambda: ts.evaluate(converted(), [X], progress=False), DataError, "target"),
+    "classes out of range": (lambda: ts.evaluate(converted(), [(X, Y + 1)], progress=False), DataError, "classes"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("call", [
-    lambda: ts.method("ltbb"), lambda: ts.method("ltb", batch=3), lambda: ts.LTB(batches=0), lambda: ts.LTB(rate=0),
-    lambda: ts.RobustNorm(percentile=0), lambda: ts.RobustNorm(batches=0), lambda: ts.QCFS(levels=0),
-    lambda: ts.convert(net(), calibration=[X]), lambda: ts.prepare(net(), ts.LTB(), example=X),
-])  # fmt: skip
-def test_unknown_and_unfit_options(call):
-    with pytest.raises(OptionError):
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input(name):
+    call, kind, said = CASES[name]
+    with pytest.raises(kind, match=said) as caught:
         call()
+    assert type(caught.value) is kind
+    for problem in caught.value.problems or [caught.value.problem]:
+        assert isinstance(problem, Problem)
+        assert problem.what, problem
+        assert problem.got, problem
+        assert problem.expected, problem
+        assert problem.remedy, problem
+
+
+def test_all_problems_of_a_run_are_listed_at_once():
+    with pytest.raises(OptionError) as caught:
+        converted()(X, time_steps=0, delay=-1, engine="fast", steps_per_call=0)
+    assert len(caught.value.problems) == 4
+
+
+def test_a_failed_conversion_leaves_the_network_as_it_was():
+    ann = net().train()
+    before = {key: value.clone() for key, value in ann.state_dict().items()}
+    with pytest.raises(CalibrationError):
+        calibrate([X, X * torch.nan], ann)
+    assert ann.training
+    assert all(torch.equal(value, before[key]) for key, value in ann.state_dict().items())
+    assert not any(module._forward_hooks for module in ann.modules())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,11 +68,14 @@ def calibrate(captured: Capture, parts: Parts, data: Iterable[Any] | None, *, pr
     if data is None:
         return Calibration(_thresholds(scales, 0)[0], trained)
     samples, inputs, number = 0, captured.example, 0
+    spread = _Spread()
     for number, batch in _numbered(data, parts.calibration_batches, progress):
         inputs = _inputs(captured, batch, number)
-        captured.run(inputs)
+        spread.watch(inputs)
+        _run(captured, inputs, number)
         _check_finite(scales, number)
         samples += next(iter(inputs.values())).shape[0]
+    spread.check(number)
     thresholds, dead = _thresholds(scales, samples)
     log = {name: torch.stack(scale.changes).tolist() for name, scale in scales.items() if scale.changes}
     delay = _delay(captured, scales, thresholds, parts.start, inputs)
@@ -117,6 +121,38 @@ def _inputs(captured: Capture, batch: Any, number: int) -> Inputs:
     return inputs
 
 
+def _run(captured: Capture, inputs: Inputs, number: int) -> None:
+    try:
+        captured.run(inputs)
+    except RuntimeError as error:
+        raise CalibrationError(
+            "The network fails on a calibration batch", where=f"batch {number}",
+            got="; ".join(f"{name}: {tuple(value.shape)}" for name, value in inputs.items()) + f"; {str(error).splitlines()[0]}",
+            expected=", ".join(f"{name}: {tuple(value.shape)}" for name, value in captured.example.items()) + " with any batch size",
+            remedy="Let the loader yield batches shaped like the example.",
+        ) from error  # fmt: skip
+
+
+class _Spread:
+    """The smallest and largest input value, to see data that are the same everywhere."""
+
+    def __init__(self) -> None:
+        self.low, self.high, self.values = math.inf, -math.inf, 0
+
+    def watch(self, inputs: Inputs) -> None:
+        for value in inputs.values():
+            low, high = value.aminmax()
+            self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+            self.values += value.numel()
+
+    def check(self, batches: int) -> None:
+        if self.low == self.high and self.values > 1:
+            raise CalibrationError(
+                "The calibration data are constant", where=f"all of {batches} batches", got=f"{self.values} times {self.low:g}",
+                expected="inputs that differ", remedy="Pass real training data; look for a division by 0 in the normalisation.",
+            )  # fmt: skip
+
+
 def _check_finite(scales: dict[str, Scale], number: int) -> None:
     changes = {name: scale.changes[-1] for name, scale in scales.items() if scale.changes}
     finite = torch.stack(list(changes.values())).isfinite().tolist()
@@ -141,7 +177,7 @@ def _thresholds(scales: dict[str, Scale], samples: int) -> tuple[dict[str, Tenso
         if live.numel() == 0:
             problems.append(
                 Problem("The threshold stayed zero: no calibration sample activated this layer", where=f"Site {_where(scale)}",
-                        got=f"{samples} samples", remedy="Calibrate on real training data, normalised as in training.")
+                        got=f"{samples} samples", expected="a positive activation", remedy="Calibrate on real training data, normalised as in training.")
             )  # fmt: skip
             continue
         if live.numel() < theta.numel():

@@ -6,8 +6,10 @@ problems collects them and raises once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,80 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
         got=f"{package} cannot be imported",
         remedy=f'pip install "tospike[{extra}]"',
     )
+
+
+def refuse_unknown(
+    what: str, given: str | Iterable[str], known: Iterable[str], remedy: str = "Choose one of these."
+) -> None:
+    """Raise unless every name that was given is known; the message suggests the nearest ones.
+
+    Raises:
+        OptionError: Some name is unknown.
+
+    Example:
+        >>> refuse_unknown("method", "ltp", ["ltb", "qcfs"])
+        Traceback (most recent call last):
+            ...
+        tospike.errors.OptionError: Unknown method
+          got: 'ltp'
+          expected: one of ltb, qcfs
+          do this: Did you mean 'ltb'?
+    """
+    names, choices = [given] if isinstance(given, str) else list(given), list(known)
+    unknown = [name for name in names if name not in choices]
+    near = [repr(close) for name in unknown for close in get_close_matches(name, choices, n=1, cutoff=0.4)]
+    if unknown:
+        raise OptionError(
+            f"Unknown {what}", got=", ".join(map(repr, unknown)), expected=f"one of {', '.join(choices)}",
+            remedy=f"Did you mean {' and '.join(near)}?" if near else remedy,
+        )  # fmt: skip
+
+
+class Limit(NamedTuple):
+    """One setting and the rule that it has to keep.
+
+    Attributes:
+        setting: Its name.
+        value: What was given.
+        holds: Whether the rule is kept.
+        expected: The rule, in words.
+        good: A value that keeps it, for the remedy.
+    """
+
+    setting: str
+    value: object
+    holds: bool
+    expected: str
+    good: object
+
+
+def require(where: str, *limits: Limit | tuple[str, object, bool, str, object]) -> None:
+    """Raise unless every setting keeps its rule; all broken rules stand in one error.
+
+    Args:
+        where: What has the settings, e.g. the name of a method.
+        limits: The settings with their rules.
+
+    Raises:
+        OptionError: Some rule is broken.
+
+    Example:
+        >>> require("ltb", ("batches", 0, False, "an integer >= 1", 1000))
+        Traceback (most recent call last):
+            ...
+        tospike.errors.OptionError: `batches` of ltb is out of range
+          got: 0
+          expected: an integer >= 1
+          do this: Pass batches=1000.
+    """
+    broken = [limit for limit in map(Limit._make, limits) if not limit.holds]
+    problems = [
+        Problem(f"`{limit.setting}` of {where} is out of range", got=repr(limit.value), expected=limit.expected,
+                remedy=f"Pass {limit.setting}={limit.good!r}.")
+        for limit in broken
+    ]  # fmt: skip
+    if len(problems) == 1:
+        (only,) = problems
+        raise OptionError(only.what, got=only.got, expected=only.expected, remedy=only.remedy)
+    if problems:
+        raise OptionError(f"Settings of {where} are out of range", problems=problems)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch import nn
 from torchmetrics import MetricCollection
 
 from tospike.errors import DataError, OptionError
+from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
@@ -94,12 +93,8 @@ class Result:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the result to a file, in one piece or not at all."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            written = Path(folder, target.name)
+        with replacing(path) as written:
             written.write_text(self.to_json(), encoding="utf-8")
-            os.replace(written, target)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -155,7 +150,12 @@ def evaluate(
         [2, 8]
     """
     if not time_steps:
-        raise OptionError("`time_steps` is empty", expected="at least one T", remedy="Pass time_steps=(1, 2, 4, 8).")
+        raise OptionError(
+            "`time_steps` is empty",
+            got=repr(time_steps),
+            expected="at least one T",
+            remedy="Pass time_steps=(1, 2, 4, 8).",
+        )
     marks = sorted(set(time_steps))
     delays = check_run(marks, marks[-1], delay, snn.conversion.delay, steps_per_call, "auto")
     scoring = _Scoring(snn, task, marks, delay, delays, reference, steps_per_call)

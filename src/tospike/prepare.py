@@ -41,7 +41,7 @@ def prepare(ann: nn.Module, method: Method, *, example: Any) -> nn.Module:
     parts = method.parts()
     if parts.activation is None:
         raise OptionError(
-            f"The method {method.name!r} is training-free", expected="a method that trains, e.g. QCFS",
+            f"The method {method.name!r} is training-free", got=f"{method}", expected="a method that trains, e.g. QCFS",
             remedy="Skip prepare() and call convert(ann, method, calibration=loader).",
         )  # fmt: skip
     captured = capture(ann, example)

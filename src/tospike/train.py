@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tospike.errors import OptionError, Problem, TrainingError
+from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.graph.inputs import required_inputs
 from tospike.tasks import Classification, Task
@@ -327,11 +327,8 @@ class _Run:
     def save(self, path: Path) -> None:
         if self.accelerator.is_main_process:
             state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                file = Path(folder, path.name)
+            with replacing(path) as file:
                 torch.save({"run": self._fingerprint(), "history": self.history.to_json(), **state}, file)
-                os.replace(file, path)
         self.accelerator.wait_for_everyone()
 
     def load(self, path: Path) -> None:

@@ -116,12 +116,10 @@ def test_dead_channel_takes_the_median_and_is_recorded():
 
 
 def test_constant_batch_overshoots_to_twice_the_value_at_most():
-    ann = nn.Sequential(nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 1))
-    with torch.no_grad():
-        ann[0].weight.fill_(1)
-        ann[0].bias.fill_(0)
-    snn = ts.convert(ann, ts.LTB(batches=20), calibration=[torch.full((8, 1), 3.0)])
-    assert snn.conversion.thresholds["1"].item() == pytest.approx(6.0)
+    scale = LocalBalance(site((1,)), "layer")
+    for _ in range(20):
+        scale(torch.full((8, 1), 3.0))
+    assert scale.threshold().item() == pytest.approx(6.0)
 
 
 def test_log_holds_one_change_per_batch():

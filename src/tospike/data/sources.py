@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tospike.data.base import Data
-from tospike.errors import DataError, OptionError
+from tospike.errors import DataError, refuse_unknown
 
 ROOT_VARIABLE = "TOSPIKE_DATA"
 COMMON_PLACES = ("data", "~/.cache/tospike", "~/.cache", "/usr/share/datasets")
@@ -149,9 +148,7 @@ def load(name: str, root: str | Path | None = None, *, augment: bool = True, **o
     chosen = _named(name)
     parameters = inspect.signature(chosen.read).parameters
     known = [key for key, value in parameters.items() if value.kind is value.KEYWORD_ONLY]
-    for option in options:
-        if option not in known:
-            raise _unknown(f"option of the data set {name}", option, known)
+    refuse_unknown(f"option of the data set {name}", options, known)
     folder = chosen.find(root)
     if folder is None:
         raise chosen.missing(root)
@@ -159,14 +156,5 @@ def load(name: str, root: str | Path | None = None, *, augment: bool = True, **o
 
 
 def _named(name: str) -> Source:
-    if name not in _sources:
-        raise _unknown("data set", name, list(_sources))
+    refuse_unknown("data set", name, _sources)
     return _sources[name]
-
-
-def _unknown(what: str, got: str, known: list[str]) -> OptionError:
-    close = difflib.get_close_matches(got, known, n=1)
-    return OptionError(
-        f"Unknown {what}", got=repr(got), expected="one of " + ", ".join(known),
-        remedy=f"Did you mean {close[0]!r}?" if close else "Choose one of these.",
-    )  # fmt: skip

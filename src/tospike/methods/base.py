@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from tospike.errors import OptionError
+from tospike.errors import refuse_unknown
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.parts.scales import Scale
@@ -74,17 +73,7 @@ def method(name: str, **settings: Any) -> Method:
         >>> ts.method("ltb", batches=100).batches
         100
     """
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        raise OptionError(
-            f"Unknown method {name!r}", expected=f"one of {sorted(METHODS)}",
-            remedy=f"Did you mean {near[0]!r}?" if near else "List them with `tospike methods`.",
-        )  # fmt: skip
-    known = [f.name for f in dataclasses.fields(METHODS[name])]  # type: ignore[arg-type]
-    unknown = [key for key in settings if key not in known]
-    if unknown:
-        raise OptionError(
-            f"The method {name!r} has no setting {', '.join(unknown)}", expected=f"some of {known}",
-            remedy="Correct the name; `tospike methods` lists every setting.",
-        )  # fmt: skip
+    refuse_unknown("method", name, sorted(METHODS), remedy="List them with `tospike methods`.")
+    fields = [field.name for field in dataclasses.fields(METHODS[name])]  # type: ignore[arg-type]
+    refuse_unknown(f"setting of the method {name}", settings, fields, remedy="List them with `tospike methods`.")
     return METHODS[name](**settings)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import OptionError
+from tospike.errors import require
 from tospike.methods.base import Method, Parts, register
-from tospike.parts.scales import Granularity, LocalBalance
+from tospike.parts.scales import GRANULARITIES, Granularity, LocalBalance
 
 
 @register("ltb")
@@ -44,10 +44,12 @@ class LTB(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.batches < 1:
-            raise OptionError("`batches` of LTB must be positive", got=str(self.batches), remedy="Pass batches=1000.")
-        if not 0 < self.rate <= 1:
-            raise OptionError("`rate` of LTB must lie in (0, 1]", got=str(self.rate), remedy="Pass rate=1.0.")
+        require(
+            "LTB",
+            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 1000),
+            ("rate", self.rate, 0 < self.rate <= 1, "a number in (0, 1]", 1.0),
+            ("granularity", self.granularity, self.granularity in GRANULARITIES, f"one of {GRANULARITIES}", "channel"),
+        )
 
     def parts(self) -> Parts:
         """Balance every Site; start at half the threshold."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import OptionError
+from tospike.errors import require
 from tospike.methods.base import Method, Parts, register
-from tospike.parts.scales import Granularity, Percentile
+from tospike.parts.scales import GRANULARITIES, Granularity, Percentile
 
 
 @register("robust-norm")
@@ -38,12 +38,12 @@ class RobustNorm(Method):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not 0 < self.percentile <= 1:
-            raise OptionError(
-                "`percentile` must lie in (0, 1]", got=str(self.percentile), remedy="Pass percentile=0.999 for 99.9 %."
-            )
-        if self.batches is not None and self.batches < 1:
-            raise OptionError("`batches` must be positive", got=str(self.batches), remedy="Pass batches=100 or None.")
+        require(
+            "RobustNorm",
+            ("percentile", self.percentile, 0 < self.percentile <= 1, "a number in (0, 1]", 0.999),
+            ("batches", self.batches, self.batches is None or self.batches >= 1, "an integer >= 1, or None", 100),
+            ("granularity", self.granularity, self.granularity in GRANULARITIES, f"one of {GRANULARITIES}", "layer"),
+        )
 
     def parts(self) -> Parts:
         """Take the percentile at every Site; start at half the threshold."""

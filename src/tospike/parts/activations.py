@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tospike.errors import OptionError
+from tospike.errors import require
 from tospike.graph.kinds import TrainableActivation
 
 Gradient = Literal["clip-first", "floor-first", "half-open"]
@@ -102,16 +102,13 @@ class ClipFloorShift(TrainableActivation):
         self, levels: int, shift: float = 0.5, initial: float = 8.0, gradient: Gradient = "clip-first"
     ) -> None:
         super().__init__()
-        if levels < 1:
-            raise OptionError(
-                "`levels` must be positive", got=str(levels), expected="an integer >= 1", remedy="Pass levels=4."
-            )
-        if not 0.0 <= shift <= 1.0:
-            raise OptionError("`shift` must lie in [0, 1]", got=str(shift), remedy="Pass shift=0.5.")
-        if not 0.0 < initial < float("inf"):
-            raise OptionError("`initial` must be positive and finite", got=str(initial), remedy="Pass initial=8.0.")
-        if gradient not in GRADIENTS:
-            raise OptionError("Unknown gradient", got=repr(gradient), expected=f"one of {GRADIENTS}")
+        require(
+            "the clip-floor-shift activation",
+            ("levels", levels, levels >= 1, "an integer >= 1", 4),
+            ("shift", shift, 0.0 <= shift <= 1.0, "a number in [0, 1]", 0.5),
+            ("initial", initial, 0.0 < initial < float("inf"), "a positive, finite number", 8.0),
+            ("gradient", gradient, gradient in GRADIENTS, f"one of {GRADIENTS}", GRADIENTS[0]),
+        )
         self.levels, self.shift, self.gradient = levels, shift, gradient
         value = torch.tensor(float(initial))
         self.rho = nn.Parameter(value + torch.log(-torch.expm1(-value)))

@@ -12,6 +12,7 @@ from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 
 Granularity = Literal["layer", "channel", "neuron"]
+GRANULARITIES: tuple[Granularity, ...] = ("layer", "channel", "neuron")
 
 
 def reduced_axes(site: Site, granularity: Granularity) -> tuple[int, ...]:

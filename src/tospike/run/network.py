@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from tospike.graph.capture import Site
 from tospike.graph.walk import site_nodes
 from tospike.run.plan import Plan
-from tospike.run.simulate import Delay, last, simulate
+from tospike.run.simulate import Delay, Engine, last, simulate
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SNN(nn.Module):
         time_steps: int,
         delay: Delay = 0,
         steps_per_call: int | None = None,
-        engine: Literal["auto", "float"] = "auto",
+        engine: Engine = "auto",
     ) -> Any:
         """Return the output averaged over the read-out window; see `tospike.simulate`."""
         batch = x[0] if len(x) == 1 else x

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tospike.run.network import SNN
 
 Delay = int | Literal["auto"]
+Engine = Literal["auto", "float"]
+ENGINES: tuple[Engine, ...] = ("auto", "float")
 MARGIN = 4  # steps that a read-out averages at least when its delay is chosen automatically
 
 
@@ -28,7 +30,7 @@ def simulate(
     checkpoints: Sequence[int] | None = None,
     delay: Delay = 0,
     steps_per_call: int | None = None,
-    engine: Literal["auto", "float"] = "auto",
+    engine: Engine = "auto",
     counts: Counts | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Run an SNN on one batch and yield its output at each checkpoint.
@@ -78,23 +80,22 @@ def check_run(
     Raises:
         OptionError: All that is wrong with them.
     """
-    numbers = [("time_steps", time_steps), *(("checkpoints", t) for t in marks)]
-    numbers += [] if steps_per_call is None else [("steps_per_call", steps_per_call)]
+    counts = {"time_steps": time_steps, **{f"checkpoints[{i}]": t for i, t in enumerate(marks) if t != time_steps}}
+    counts |= {} if steps_per_call is None else {"steps_per_call": steps_per_call}
     problems = [
-        Problem(f"`{name}` must be a positive integer", got=repr(value), expected="an integer >= 1", remedy=f"Pass e.g. {name}=8.")
-        for name, value in numbers if not isinstance(value, int) or isinstance(value, bool) or value < 1
+        Problem(f"`{name}` must be a positive integer", got=repr(value), expected="an integer >= 1", remedy=f"Pass e.g. {name.partition('[')[0]}=8.")
+        for name, value in counts.items() if not isinstance(value, int) or isinstance(value, bool) or value < 1
     ]  # fmt: skip
     if not problems and marks[-1] > time_steps:
-        problems.append(
-            Problem("A checkpoint lies behind the end", got=str(marks[-1]), expected=f"at most time_steps={time_steps}")
-        )
-    if engine not in ("auto", "float"):
-        problems.append(Problem("Unknown engine", got=repr(engine), expected="'auto' or 'float'"))
+        problems.append(Problem("A checkpoint lies behind the end", got=str(marks[-1]), expected=f"at most time_steps={time_steps}",
+                                remedy=f"Pass time_steps={marks[-1]}, or leave the checkpoint out."))  # fmt: skip
+    if engine not in ENGINES:
+        problems.append(Problem("Unknown engine", got=repr(engine), expected=f"one of {ENGINES}", remedy='Pass engine="auto".'))  # fmt: skip
     if delay == "auto" and estimate is None:
-        problems.append(Problem('delay="auto" needs the estimate that a conversion with calibration data makes', got="no estimate",
-                                remedy="Convert with calibration=loader, or pass delay as a number of steps."))  # fmt: skip
+        problems.append(Problem('delay="auto" needs the estimate of a conversion with data', got="no estimate",
+                                expected="an SNN converted with data", remedy="Convert with calibration=loader, or pass delay as a number of steps."))  # fmt: skip
     elif delay != "auto" and (not isinstance(delay, int) or delay < 0):
-        problems.append(Problem("`delay` must not be negative", got=repr(delay), expected='an integer >= 0 or "auto"'))
+        problems.append(Problem("`delay` must not be negative", got=repr(delay), expected='an integer >= 0 or "auto"', remedy="Pass delay=0."))  # fmt: skip
     elif delay != "auto" and not problems and delay >= marks[0]:
         problems.append(Problem("`delay` leaves no step to read out", got=f"delay={delay}, T={marks[0]}", expected=f"delay < {marks[0]}",
                                 remedy='Pass a smaller delay, a larger T, or delay="auto".'))  # fmt: skip
@@ -118,8 +119,16 @@ def _inputs(snn: SNN, x: Any) -> Inputs:
                                     remedy="Pass a batch shaped like the example of the conversion."))  # fmt: skip
         elif value.shape[0] == 0:
             problems.append(
-                Problem(f"Input `{name}` is an empty batch", got=str(tuple(value.shape)), expected="N >= 1")
+                Problem(
+                    f"Input `{name}` is an empty batch",
+                    got=str(tuple(value.shape)),
+                    expected="N >= 1",
+                    remedy="Skip empty batches.",
+                )
             )
+        elif value.is_floating_point() and not value.isfinite().all():
+            problems.append(Problem(f"Input `{name}` holds NaN or Inf", got=f"{int((~value.isfinite()).sum())} of {value.numel()} values",
+                                    expected="finite numbers", remedy="Repair or drop these samples."))  # fmt: skip
     if problems:
         raise SimulationError("The batch cannot be fed to the SNN", problems=problems)
     return inputs
@@ -138,6 +147,7 @@ class _Run:
             raise SimulationError(
                 "The network fails on the batch", got=f"{got}; {str(error).splitlines()[0]}",
                 expected="a batch shaped, typed and placed like the example of the conversion",
+                remedy="Reshape, convert or move the batch; x.float() makes integers numbers.",
             ) from error  # fmt: skip
         if counts is not None:
             counts.begin(next(iter(inputs.values())).shape[0])

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tospike.errors import OptionError
+from tospike.files import replacing
 from tospike.methods import method
 from tospike.prepare import prepare
 from tospike.zoo import networks
@@ -63,9 +64,8 @@ def load(name: str) -> nn.Module:
 
 def save(ann: nn.Module, name: str, folder: Path = WEIGHTS) -> Path:
     """Write the weights of a network as safetensors, in one piece or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
-    partial = path.with_suffix(".partial")
-    save_file({key: value.contiguous() for key, value in ann.state_dict().items()}, partial, metadata={"recipe": name})
-    partial.replace(path)
+    weights = {key: value.contiguous() for key, value in ann.state_dict().items()}
+    with replacing(path) as written:
+        save_file(weights, written, metadata={"recipe": name})
     return path

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
 
-from tospike.errors import OptionError
+from tospike.errors import OptionError, refuse_unknown
 
 
 class BasicBlock(nn.Module):
@@ -203,17 +202,6 @@ def build(name: str, **options: Any) -> nn.Module:
         >>> sum(parameter.numel() for parameter in build("resnet20", classes=100).parameters())
         278324
     """
-    if name not in _BUILDERS:
-        close = get_close_matches(name, _BUILDERS, cutoff=0.4)
-        raise OptionError(
-            "There is no such network", got=repr(name), expected=f"one of {', '.join(_BUILDERS)}",
-            remedy=f"Did you mean {' or '.join(close)}?" if close else "Pass a name of `available()`.",
-        )  # fmt: skip
-    known = list(inspect.signature(_BUILDERS[name]).parameters)
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise OptionError(
-            f"The network {name} has no option {', '.join(unknown)}", got=str(options), expected=f"some of {known}",
-            remedy="Drop the option, or build the network from its class.",
-        )  # fmt: skip
+    refuse_unknown("network", name, _BUILDERS)
+    refuse_unknown(f"option of the network {name}", options, inspect.signature(_BUILDERS[name]).parameters)
     return _BUILDERS[name](**options)

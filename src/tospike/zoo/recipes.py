@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
-from tospike.errors import OptionError
+from tospike.errors import refuse_unknown
 
 QCFS_PAPER = (
     "Bu et al., 'Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks', ICLR 2022"
@@ -136,10 +135,5 @@ def recipe(name: str) -> Recipe:
         >>> recipe("cifar10-resnet20-qcfs-l4").expected[8]
         89.55
     """
-    if name not in RECIPES:
-        close = get_close_matches(name, RECIPES, cutoff=0.4)
-        raise OptionError(
-            "Unknown recipe", got=repr(name), expected=f"one of {', '.join(RECIPES)}",
-            remedy=f"Did you mean {' or '.join(close)}?" if close else "Choose one of these.",
-        )  # fmt: skip
+    refuse_unknown("recipe", name, RECIPES)
     return RECIPES[name]
