@@ -26,6 +26,7 @@ class Rectifier(nn.Module):
         cap: Upper bound, ``inf`` for a plain ReLU, in units of the activation.
 
     Example:
+        >>> import torch
         >>> Rectifier(6.0)(torch.tensor([-1.0, 7.0]))
         tensor([0., 6.])
     """

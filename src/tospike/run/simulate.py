@@ -93,7 +93,7 @@ def check_run(
         problems.append(Problem("Unknown engine", got=repr(engine), expected=f"one of {ENGINES}", remedy='Pass engine="auto".'))  # fmt: skip
     if delay == "auto" and estimate is None:
         problems.append(Problem('delay="auto" needs the estimate of a conversion with data', got="no estimate",
-                                expected="an SNN converted with data", remedy="Convert with calibration=loader, or pass delay as a number of steps."))  # fmt: skip
+                                expected="an SNN converted with data", remedy="Convert with calibration=loader, or pass a number."))  # fmt: skip
     elif delay != "auto" and (not isinstance(delay, int) or delay < 0):
         problems.append(Problem("`delay` must not be negative", got=repr(delay), expected='an integer >= 0 or "auto"', remedy="Pass delay=0."))  # fmt: skip
     elif delay != "auto" and not problems and delay >= marks[0]:
