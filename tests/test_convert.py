@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 import tospike as ts
-from references.spiking import theta_valued_mlp, unit_mlp
+from references.spiking import residual_network, theta_valued_mlp, unit_mlp
 from tospike import zoo
 
 
@@ -41,6 +42,43 @@ def test_theta_valued_spikes_equal_unit_spikes_with_scaled_weights():
     np.testing.assert_allclose(unit_mlp(x.numpy(), layers, thetas, 13), valued, atol=1e-10)
     for t, y in ts.simulate(snn, x, time_steps=13, checkpoints=range(1, 14)):
         np.testing.assert_allclose(y.numpy(), valued[:t].mean(0), atol=1e-10)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(3, 2)
+
+    def forward(self, x):
+        y = self.a(x).relu()
+        y = (self.b(y) + y).relu()
+        return self.c(nn.functional.avg_pool1d(y[:, None], 2)[:, 0])
+
+
+def test_theta_valued_spikes_equal_unit_spikes_through_a_residual_join_and_an_average_pool():
+    ann, x = Residual().double(), torch.randn(10, 4, dtype=torch.float64)
+    snn = ltb(ann, x)
+    weights = [layer.weight.detach().numpy() for layer in (ann.a, ann.b, ann.c)]
+    biases = [layer.bias.detach().numpy() for layer in (ann.a, ann.b, ann.c)]
+    thetas = [theta.numpy() for theta in snn.conversion.thresholds.values()]
+    pool = np.kron(np.eye(3), [[0.5, 0.5]])
+    valued, unit = (residual_network(x.numpy(), weights, biases, thetas, pool, 11, unit=unit) for unit in (False, True))
+    np.testing.assert_allclose(unit, valued, atol=1e-10)
+    for t, y in ts.simulate(snn, x, time_steps=11, checkpoints=range(1, 12)):
+        np.testing.assert_allclose(y.numpy(), valued[:t].mean(0), atol=1e-10)
+
+
+def test_a_network_with_batch_norm_gives_the_snn_of_its_folded_twin():
+    ann = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(),
+                        nn.Linear(6, 3)).double()  # fmt: skip
+    x = torch.randn(32, 1, 6, 6, dtype=torch.float64)
+    ann(x)
+    ann.eval()
+    twin = nn.Sequential(
+        fuse_conv_bn_eval(ann[0], ann[1]), ann[2], ann[3], fuse_linear_bn_eval(ann[4], ann[5]), ann[6], ann[7]
+    )
+    ours, theirs = (ltb(network, x)(x, time_steps=17) for network in (ann, twin))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("mode", [True, False])

@@ -20,6 +20,25 @@ def test_replaces_activations_and_pools_of_a_copy():
     assert made.get_submodule("1").rho.grad is not None
 
 
+class Dropping(nn.Module):
+    """Dropout written as a function, as many published networks have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 64), nn.Linear(64, 2)
+
+    def forward(self, x):
+        return self.b(nn.functional.dropout(self.a(x).relu(), 0.5, self.training))
+
+
+def test_functional_dropout_drops_in_training_and_not_in_evaluation():
+    x = torch.randn(4, 8)
+    made = ts.prepare(Dropping(), ts.QCFS(levels=4), example=x)
+    assert not torch.equal(made(x), made(x))
+    made.eval()
+    assert torch.equal(made(x), made(x))
+
+
 def test_network_without_activation():
     with pytest.raises(CaptureError):
         ts.prepare(nn.Linear(3, 2), ts.QCFS(), example=torch.zeros(1, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -208,21 +209,23 @@ class _Scoring:
     @torch.no_grad()
     def _batch(self, batch: Any) -> None:
         inputs, target = split_batch(batch, self.snn.plan.inputs)
+        counts = copy.deepcopy(self.counts)  # kept only when the batch is finished
         outputs: dict[int, Any] = {}
         if self.ann is not None:
             outputs[0] = self.ann(*inputs.values())
         outputs |= dict(
             simulate(
                 self.snn, inputs, time_steps=self.marks[-1], checkpoints=self.marks, delay=self.delay,
-                steps_per_call=self.chunk, counts=self.counts,
+                steps_per_call=self.chunk, counts=counts,
             )
         )  # fmt: skip
-        for t, output in outputs.items():
-            prediction = self.task.prediction(output)
+        predictions = {t: self.task.prediction(output) for t, output in outputs.items()}
+        for t, prediction in predictions.items():
             if t not in self.metrics:
                 self.task.check_target(prediction, target)
                 self.metrics[t] = self.task.metrics(prediction)
             self.metrics[t].update(prediction, target)
+        self.counts = counts
 
     def _result(self) -> Result:
         made = self.snn.conversion

@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+import tospike as ts
 from tospike import zoo
 from tospike.cli import main
+from tospike.zoo.recipes import recipe
 
 
 def test_methods_lists_every_method_and_setting(capsys):
@@ -58,3 +60,21 @@ def test_options_can_stand_in_a_file(tmp_path, capsys):
 def test_zoo_networks_load_in_eval_mode():
     for name in zoo.available():
         assert not zoo.load(name).training
+
+
+def test_interrupting_ends_with_the_status_of_the_shell_and_says_what_was_kept(tmp_path, capsys, monkeypatch):
+    update, calls = ts.Classification.prediction, []
+
+    def stop_later(self, output):
+        calls.append(output)
+        if len(calls) > 10:  # in the second batch: a batch has the ANN's output and six checkpoints
+            raise KeyboardInterrupt
+        return update(self, output)
+
+    monkeypatch.setattr(
+        "tospike.cli.commands._demo_networks", lambda *_: [("LTB", zoo.build(recipe("digits-relu")), ts.LTB(batches=5))]
+    )
+    monkeypatch.setattr(ts.Classification, "prediction", stop_later)
+    assert main(["demo", "--dataset", "digits", "--out", str(tmp_path)]) == 130
+    assert "interrupted after 250 samples" in capsys.readouterr().err
+    assert json.loads((tmp_path / "LTB.json").read_text())["finished"] is False

@@ -54,3 +54,30 @@ def unit_mlp(x, layers, thresholds, steps):
         after = thresholds[number] if number < len(thresholds) else np.ones(weight.shape[0])
         scaled.append((weight * before[None, :] / after[:, None], bias / after))
     return theta_valued_mlp(x, scaled, [np.ones_like(theta) for theta in thresholds], steps)
+
+
+def residual_network(x, weights, biases, thetas, pool, steps, *, unit):
+    """Run ``out(pool(h2))`` with ``h2 = IF(W2 h1 + b2 + h1)`` and ``h1 = IF(W1 x + b1)``; return every step [T, N, C].
+
+    With ``unit`` the spikes are 0 or 1, the thresholds 1, and the weights, the identity path and the pool carry the ratio
+    of the thresholds of sender and receiver.
+    """
+    (w1, w2, w3), (b1, b2, b3), (t1, t2) = weights, biases, thetas
+    identity = np.eye(len(t1))
+    if unit:
+        w1, b1 = w1 / t1[:, None], b1 / t1
+        w2, b2, identity = w2 * t1 / t2[:, None], b2 / t2, identity * t1 / t2[:, None]
+        pool = pool * t2
+        t1, t2 = np.ones_like(t1), np.ones_like(t2)
+    v1 = v2 = None
+    outputs = []
+    for _ in range(steps):
+        current = x @ w1.T + b1
+        v1 = (0.5 * t1 if v1 is None else v1) + current
+        h1 = (v1 >= t1) * t1
+        v1 = v1 - h1
+        v2 = (0.5 * t2 if v2 is None else v2) + h1 @ w2.T + b2 + h1 @ identity.T
+        h2 = (v2 >= t2) * t2
+        v2 = v2 - h2
+        outputs.append((h2 @ pool.T) @ w3.T + b3)
+    return np.stack(outputs)

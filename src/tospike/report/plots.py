@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tospike.evaluate import Result
+from tospike.files import replacing
 
 
 def draw_curve(results: Mapping[str, Result], path: str | os.PathLike[str], title: str = "") -> Path:
@@ -40,7 +41,6 @@ def draw_curve(results: Mapping[str, Result], path: str | os.PathLike[str], titl
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=150)
-    return target
+    with replacing(path) as written:
+        figure.savefig(written, dpi=150)
+    return Path(path)
