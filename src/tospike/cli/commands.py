@@ -23,7 +23,7 @@ from tospike.zoo.recipes import Recipe, recipe
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
 
 
-def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samples: int = 0, seed: int = 0) -> int:
+def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samples: int = 1000, seed: int = 0) -> int:
     """Convert a trained network by LTB and by QCFS, and show accuracy at T = 1 to 32 beside the ANN's.
 
     Args:
@@ -47,8 +47,11 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
     for label, ann, method in _demo_networks(dataset, batches, console):
         snn = ts.convert(ann, method, calibration=calibration, seed=seed)
         results[label] = ts.evaluate(snn, scored, time_steps=TIME_STEPS, reference=ann, save=Path(out, f"{label}.json"))
-    console.print(curve_table(results, title=f"{dataset}: accuracy of the SNN after T time-steps"))
-    picture = draw_curve(results, Path(out, "curve.png"), title=dataset)
+    shown = next(iter(results.values())).samples
+    console.print(
+        curve_table(results, title=f"{dataset}: accuracy of the SNN after T time-steps, {shown:,} test images")
+    )
+    picture = draw_curve(results, Path(out, "curve.png"), title=f"{dataset}, {shown:,} test images")
     console.print(f"Curve: {picture}   Results: {out}/*.json", highlight=False)
     console.print(
         "Next: `tospike check torchvision.models:resnet18`, `tospike methods`, or convert your own in three lines:"
