@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from tospike.errors import CalibrationError, Problem
 from tospike.graph.batches import Inputs, cycle, move, split_batch
 from tospike.graph.capture import Capture
+from tospike.graph.kinds import TrainableActivation
 from tospike.graph.walk import site_nodes
 from tospike.methods.base import Parts
 from tospike.parts.scales import Learned, Scale
@@ -27,6 +28,7 @@ class Calibration:
 
     Attributes:
         thresholds: θ of each Site by name, broadcastable to one sample, in units of the activation.
+        functions: The activation of the ANN at each Site by name.
         trained: Whether training fixed the thresholds, and the data none of them.
         delay: Estimate of the first step worth reading out; None without data.
         log: Relative change of each Site's mean threshold, one number per batch.
@@ -35,6 +37,7 @@ class Calibration:
     """
 
     thresholds: dict[str, Tensor]
+    functions: dict[str, nn.Module]
     trained: bool
     delay: int | None = None
     log: dict[str, list[float]] = field(default_factory=dict)
@@ -65,12 +68,13 @@ def calibrate(captured: Capture, parts: Parts, data: Iterable[Any] | None, *, pr
     """
     scales = _place_scales(captured, parts)
     trained = all(isinstance(scale, Learned) for scale in scales.values())
+    functions = {name: scale.function for name, scale in scales.items()}
     if data is None:
-        return Calibration(_thresholds(scales, 0)[0], trained)
+        return Calibration(_thresholds(scales, 0)[0], functions, trained)
     samples, inputs, number = 0, captured.example, 0
     spread = _Spread()
     for number, batch in _numbered(data, parts.calibration_batches, progress):
-        inputs = _inputs(captured, batch, number)
+        inputs = inputs_of(captured, batch, number)
         spread.watch(inputs)
         _run(captured, inputs, number)
         _check_finite(scales, number)
@@ -79,14 +83,18 @@ def calibrate(captured: Capture, parts: Parts, data: Iterable[Any] | None, *, pr
     thresholds, dead = _thresholds(scales, samples)
     log = {name: torch.stack(scale.changes).tolist() for name, scale in scales.items() if scale.changes}
     delay = _delay(captured, scales, thresholds, parts.start, inputs)
-    return Calibration(thresholds, trained, delay, log, dead, number, samples)
+    return Calibration(thresholds, functions, trained, delay, log, dead, number, samples)
 
 
 def _place_scales(captured: Capture, parts: Parts) -> dict[str, Scale]:
     scales = {}
     for node in site_nodes(captured.graph):
         site, path = node.meta["site"], str(node.target)
-        scales[site.name] = parts.scale(site, captured.graph.get_submodule(path)).to(captured.device)
+        activation = captured.graph.get_submodule(path)
+        scales[site.name] = parts.scale(site, activation)
+        if not isinstance(activation, TrainableActivation):
+            scales[site.name].function = activation
+        scales[site.name].to(captured.device)
         captured.graph.set_submodule(path, scales[site.name])
     return scales
 
@@ -98,7 +106,8 @@ def _numbered(data: Iterable[Any], count: int | None, progress: bool) -> Iterabl
     return enumerate(track(source, "calibrate", total=count, transient=True, disable=not shown), 1)
 
 
-def _inputs(captured: Capture, batch: Any, number: int) -> Inputs:
+def inputs_of(captured: Capture, batch: Any, number: int) -> Inputs:
+    """Return the inputs in a calibration batch, checked against the example; the number is for messages."""
     inputs: Inputs = move(split_batch(batch, captured.inputs)[0], captured.device)
     for name, value in inputs.items():
         expected = captured.example[name]

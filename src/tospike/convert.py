@@ -12,16 +12,18 @@ import torch
 from accelerate.utils import recursively_apply  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from tospike.calibrate import calibrate
+from tospike.calibrate import Calibration, calibrate, inputs_of
 from tospike.check import rewritten
 from tospike.errors import CalibrationError, ConversionError, OptionError, UnsupportedOperationError
+from tospike.graph.batches import cycle
 from tospike.graph.capture import Capture, Site
 from tospike.graph.inputs import example_of
 from tospike.graph.kinds import TrainableActivation
 from tospike.graph.trace import run_network
 from tospike.graph.walk import site_nodes
 from tospike.methods.base import Method, Parts
-from tospike.neurons.modules import IntegrateAndFire
+from tospike.neurons.modules import Neuron
+from tospike.refine import refine
 from tospike.run.network import SNN, Conversion
 
 EXAMPLE_SAMPLES = 4  # a network is captured on no more: every value in it is kept and compared
@@ -82,9 +84,10 @@ def convert(
     conversion = Conversion(
         method=chosen.name,
         settings=chosen.settings(),
-        sites=_place_neurons(captured, found.thresholds, parts),
+        sites=_place_neurons(captured, found, parts),
         thresholds=found.thresholds,
         start=parts.start,
+        neuron=parts.neuron,
         reference="quantised ANN" if found.trained else "ANN clipped at its thresholds",
         rebuilt_difference=difference,
         inputs={name: tuple(value.shape[1:]) for name, value in captured.example.items()},
@@ -95,6 +98,14 @@ def convert(
         calibration_samples=found.samples,
         seed=seed,
     )
+    if parts.refiners:
+        assert calibration is not None
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            batches = [
+                inputs_of(captured, batch, n) for n, batch in enumerate(cycle(calibration, parts.refine_batches), 1)
+            ]
+            refine(captured.graph, parts.refiners, batches, parts.time_steps, progress=progress)
     return SNN(captured.graph.eval().requires_grad_(False), captured.inputs, conversion).eval()
 
 
@@ -172,9 +183,10 @@ def _tensors(output: Any) -> Iterable[Tensor]:
     return []
 
 
-def _place_neurons(captured: Capture, thresholds: dict[str, Tensor], parts: Parts) -> tuple[Site, ...]:
+def _place_neurons(captured: Capture, found: Calibration, parts: Parts) -> tuple[Site, ...]:
     nodes = site_nodes(captured.graph)
     for node in nodes:
-        neuron = IntegrateAndFire(thresholds[node.meta["site"].name], parts.start)
+        name = node.meta["site"].name
+        neuron = Neuron(found.thresholds[name], parts.start, parts.neuron, found.functions[name])
         captured.graph.set_submodule(str(node.target), neuron)
     return tuple(node.meta["site"] for node in nodes)

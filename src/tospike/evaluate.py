@@ -43,6 +43,8 @@ class Result:
         rates: Mean spikes per neuron and step of each Site, over the whole simulation.
         operations: Synaptic operations of one sample by T, over all stepped layers.
         method, settings, seed: How the SNN was made.
+        spikes: What one step of a neuron carries: ``"binary"``, ``"ternary"`` or ``"graded"``.
+        capacity: How many levels of each sign one step can carry.
         calibration_samples: Images that the thresholds were measured on.
         neurons_added: Neurons of pooled copies, for one sample.
         samples: Samples scored.
@@ -65,6 +67,8 @@ class Result:
     method: str
     settings: dict[str, Any]
     seed: int
+    spikes: str
+    capacity: int
     calibration_samples: int
     neurons_added: int
     samples: int
@@ -238,6 +242,7 @@ class _Scoring:
             reference=ann.get(headline), reference_scores=ann, reference_name="ANN" if ann else "",
             approaches=made.reference, rates=self.counts.rates(),
             operations={t: self.counts.synaptic_operations(t) for t in self.marks},
-            method=made.method, settings=made.settings, seed=made.seed, calibration_samples=made.calibration_samples,
+            method=made.method, settings=made.settings, seed=made.seed,
+            spikes=made.neuron.spikes, capacity=made.neuron.capacity, calibration_samples=made.calibration_samples,
             neurons_added=made.neurons_added, samples=self.counts.samples, uncounted=sorted(self.counts.uncounted),
         )  # fmt: skip

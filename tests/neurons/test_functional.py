@@ -5,16 +5,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from references.spiking import count_of_constant, fire
-from tospike.neurons import IntegrateAndFire, if_step
+from tospike.neurons import Neuron, if_step
 
 STEPS = st.integers(1, 24)
 THETA = st.sampled_from([0.125, 0.5, 0.75, 1.0, 3.0])
 
 
 def run(currents, theta, start=0.5):
-    neuron = IntegrateAndFire(torch.tensor(theta, dtype=torch.float64), start)
+    neuron = Neuron(torch.tensor(theta, dtype=torch.float64), start)
     current = torch.as_tensor(currents, dtype=torch.float64)
-    return neuron(current, neuron.initial(current[0]))
+    spikes, state = neuron(current, neuron.initial(current[0]))
+    return spikes, state.potential
 
 
 def test_fires_at_equality():
@@ -69,7 +70,7 @@ def test_input_order_changes_the_count():
 
 def test_thresholds_broadcast_per_channel():
     theta = torch.tensor([0.5, 2.0]).reshape(2, 1, 1)
-    neuron = IntegrateAndFire(theta)
+    neuron = Neuron(theta)
     current = torch.full((3, 4, 2, 5, 5), 1.0)
     spikes, _ = neuron(current, neuron.initial(current[0]))
     assert spikes[:, :, 0].unique().tolist() == [0.5]
@@ -78,9 +79,9 @@ def test_thresholds_broadcast_per_channel():
 
 def test_chunks_continue_each_other():
     currents = torch.randn(9, 4, dtype=torch.float64)
-    neuron = IntegrateAndFire(torch.tensor(0.7, dtype=torch.float64))
+    neuron = Neuron(torch.tensor(0.7, dtype=torch.float64))
     whole, end = neuron(currents, neuron.initial(currents[0]))
-    first, v = neuron(currents[:4], neuron.initial(currents[0]))
-    second, v = neuron(currents[4:], v)
+    first, state = neuron(currents[:4], neuron.initial(currents[0]))
+    second, state = neuron(currents[4:], state)
     assert torch.equal(torch.cat([first, second]), whole)
-    assert torch.equal(v, end)
+    assert torch.equal(state.potential, end.potential)

@@ -81,3 +81,28 @@ def residual_network(x, weights, biases, thetas, pool, steps, *, unit):
         v2 = v2 - h2
         outputs.append((h2 @ pool.T) @ w3.T + b3)
     return np.stack(outputs)
+
+
+def level(u, theta, capacity, levels, signed):
+    """Return what a neuron emits at a potential, by trying every level it has."""
+    sizes = range(1, capacity + 1) if levels == "uniform" else [2.0**-k for k in range(capacity)]
+    values = [0.0, *(size * theta for size in sizes)]
+    values += [-value for value in values[1:]] if signed else []
+    if levels == "uniform":  # the largest level not above the potential, or the lowest there is
+        return max([value for value in values if value <= u], default=min(values))
+    return min(values, key=lambda value: (abs(value - u), -abs(value)))
+
+
+def track(currents, theta, v0, goal, capacity=1, levels="uniform", total=None):
+    """Step signed neurons with memory over currents [T, ...]: emit what is missing to goal(Q, t); return emissions [T, ...]."""
+    currents = np.asarray(currents, dtype=np.float64)
+    emitted = np.zeros(currents.shape)
+    for index in np.ndindex(*currents.shape[1:]):
+        charge = sent = 0.0
+        for t in range(currents.shape[0]):
+            charge += currents[(t, *index)]
+            wanted = goal(charge, t + 1)
+            wanted = wanted if total is None else min(wanted, total * theta)
+            emitted[(t, *index)] = level(wanted + v0 * theta - sent, theta, capacity, levels, True)
+            sent += emitted[(t, *index)]
+    return emitted

@@ -13,6 +13,8 @@ from torch import nn
 from tospike.errors import refuse_unknown
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
+from tospike.neurons.model import NeuronModel
+from tospike.parts.refiners import Refiner
 from tospike.parts.scales import Scale
 
 METHODS: dict[str, type[Method]] = {}
@@ -26,6 +28,10 @@ class Parts:
         scale: Returns what finds the threshold of a Site, given the Site and the activation that stands there.
         calibration_batches: Batches that the scales watch; 0 if they need none, None for one pass over the loader.
         start: Initial potential as a share of the threshold.
+        neuron: Which neuron stands at every Site.
+        refiners: Corrections on the converted network, in the order in which they act at each place.
+        time_steps: T that the refiners run; 0 without any.
+        refine_batches: Calibration batches that the refiners see.
         activation: Returns the trainable activation that `prepare` puts at a Site; None if the method does not train.
         average_pool: Whether `prepare` replaces max-pools by average pools.
     """
@@ -33,6 +39,10 @@ class Parts:
     scale: Callable[[Site, nn.Module], Scale]
     calibration_batches: int | None
     start: float = 0.5
+    neuron: NeuronModel = NeuronModel()  # noqa: RUF009
+    refiners: tuple[Refiner, ...] = ()
+    time_steps: int = 0
+    refine_batches: int = 4
     activation: Callable[[Site], TrainableActivation] | None = None
     average_pool: bool = False
 
@@ -46,9 +56,52 @@ class Method(ABC):
     def parts(self) -> Parts:
         """Return the parts that these settings choose."""
 
+    def using(self, **parts: Any) -> Using:
+        """Return this method with some of its parts replaced.
+
+        Args:
+            parts: New values for attributes of `Parts`.
+
+        Raises:
+            OptionError: There is no such part.
+
+        Example:
+            >>> import tospike as ts
+            >>> ts.LTB().using(neuron=ts.NeuronModel(signed=True)).parts().neuron.spikes
+            'ternary'
+        """
+        refuse_unknown("part", parts, [field.name for field in dataclasses.fields(Parts)])
+        return Using(self, parts)
+
     def settings(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Using(Method):
+    """A method with some of its parts replaced; see `Method.using`.
+
+    Attributes:
+        base: The method.
+        changes: The new parts by name.
+    """
+
+    base: Method
+    changes: dict[str, Any]
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Name of the method underneath."""
+        return self.base.name
+
+    def parts(self) -> Parts:
+        """Return the parts of the method underneath, with the changes."""
+        return dataclasses.replace(self.base.parts(), **self.changes)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the method underneath, and the changes as text."""
+        return self.base.settings() | {name: repr(part) for name, part in self.changes.items()}
 
 
 def register(name: str) -> Callable[[type[Method]], type[Method]]:

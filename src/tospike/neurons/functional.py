@@ -1,8 +1,13 @@
-"""Pure step functions of neurons: one potential and one current in, one emission and the new potential out."""
+"""Pure step functions of neurons: potential and current in, emission and potential out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
+
+from tospike.neurons.model import NeuronModel
 
 
 def if_step(v: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,10 +26,90 @@ def if_step(v: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     Source: Bu et al., ICLR 2022, equations 1 to 4. Differs from the paper in: nothing.
 
     Example:
-        >>> import torch
         >>> if_step(torch.tensor([0.5]), torch.tensor([0.7]), torch.tensor(1.0))
         (tensor([1.]), tensor([0.2000]))
     """
     charged = v + x
     spikes = (charged >= threshold) * threshold
     return spikes, charged - spikes
+
+
+def emit(u: Tensor, threshold: Tensor, model: NeuronModel) -> Tensor:
+    """Return what a neuron emits at a potential.
+
+    Uniform: ``θ·clip(⌊u/θ⌋, −K, K)``; nearest: the one of ``0, ±θ, ±θ/2 … ±θ/2^(K−1)`` that is nearest to u. Unsigned
+    neurons have no negative levels.
+
+    Args:
+        u: Potential ``[N, ...]``, in units of the ANN's activation.
+        threshold: θ > 0, broadcastable to one sample of ``u``, same unit.
+        model: The neuron.
+
+    Returns:
+        The emission, shaped like ``u``, same unit.
+
+    Source: uniform levels: Li and Zeng, "Efficient and accurate conversion of spiking neural network with burst spikes",
+    IJCAI 2022; nearest levels: Huang et al., "Towards high-performance spiking transformers from ANN to SNN conversion",
+    ACM MM 2024. Differs from the papers in: levels of both kinds can be signed.
+
+    Example:
+        >>> u, theta = torch.tensor([-0.4, 0.3, 0.8, 2.9]), torch.tensor(1.0)
+        >>> emit(u, theta, NeuronModel(capacity=2, signed=True))
+        tensor([-1.,  0.,  0.,  2.])
+        >>> emit(u, theta, NeuronModel(capacity=3, levels="nearest", signed=True))
+        tensor([-0.5000,  0.2500,  1.0000,  1.0000])
+    """
+    if model.levels == "uniform":
+        low = -model.capacity if model.signed else 0
+        return torch.floor(u / threshold).clamp_(low, model.capacity).mul_(threshold)
+    magnitude = u.abs() / threshold if model.signed else u.clamp_min(0.0) / threshold
+    # Halfway between 2^k and 2^(k+1) lies 1.5·2^k, so |u|/1.5 rounds up to the right power; frexp rounds exactly.
+    power = torch.frexp(magnitude * (2.0 / 3.0))[1].clamp_(1 - model.capacity, 0)
+    level = torch.ldexp(torch.ones_like(magnitude), power)
+    silent = magnitude < 0.5**model.capacity
+    return level.masked_fill_(silent, 0.0).mul_(threshold).copysign_(u)
+
+
+def track_step(
+    charge: Tensor, sent: Tensor, goal: Tensor, threshold: Tensor, model: NeuronModel
+) -> tuple[Tensor, Tensor]:
+    """Emit what is missing to a goal that is a function of all charge so far, and remember what was sent.
+
+    ``u = goal(Q_t) + v(0) − S_{t−1}``;  ``e = emit(u)``;  ``S_t = S_{t−1} + e``. With ``goal = max(Q, 0)``, uniform levels and
+    no limit per step, ``S_t = θ·max(0, ⌊(Q_t + v(0))/θ⌋)``: a function of the charge alone, so no order of arrival matters.
+
+    Args:
+        charge: v(0), the potential before the first step ``[...]``, in units of the ANN's activation.
+        sent: S, the sum of what was emitted ``[N, ...]``, same unit.
+        goal: What should have been sent by now, ``[N, ...]``, same unit.
+        threshold: θ, broadcastable to one sample, same unit.
+        model: The neuron, signed.
+
+    Returns:
+        The emission and the new sum of emissions, both ``[N, ...]``.
+
+    Source: Wang, Zhang, Chen and Qu, "Signed neuron with memory", IJCAI 2022. Differs from the paper in: the goal may be any
+    function, so that leaky and smooth activations have neurons too; v(0) = θ/2; several levels per step.
+
+    Example:
+        >>> track_step(torch.tensor(0.5), torch.tensor([1.0]), torch.tensor([0.2]), torch.tensor(1.0), NeuronModel(signed=True))
+        (tensor([-1.]), tensor([0.]))
+    """
+    emission = emit(goal + charge - sent, threshold, model)
+    return emission, sent + emission
+
+
+def goal(charge: Tensor, t: int, function: Callable[[Tensor], Tensor], *, homogeneous: bool) -> Tensor:
+    """Return the sum that a neuron should have sent after t steps: ``t·f(Q/t)``, which is ``f(Q)`` where f is homogeneous.
+
+    Args:
+        charge: Q, the sum of all currents ``[N, ...]``, in units of the ANN's activation.
+        t: Steps done, from 1.
+        function: f, the activation of the ANN.
+        homogeneous: Whether ``f(tx) = t·f(x)``.
+
+    Example:
+        >>> goal(torch.tensor([-4.0, 8.0]), 2, torch.nn.ReLU6(), homogeneous=False)
+        tensor([0., 8.])
+    """
+    return function(charge) if homogeneous else t * function(charge / t)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
+from tospike.graph.rewrite import Rectifier
 
 Granularity = Literal["layer", "channel", "neuron"]
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "channel", "neuron")
@@ -33,6 +34,7 @@ class Scale(nn.Module):
         granularity: What shares a threshold: the layer, each channel (feature of a linear layer), or each neuron alone.
 
     Attributes:
+        function: The activation of the ANN at the Site.
         changes: Relative change of the layer's mean threshold made by each batch, a log of convergence.
     """
 
@@ -42,6 +44,7 @@ class Scale(nn.Module):
         self.axes = reduced_axes(site, granularity)
         shape = [1 if axis in self.axes else size for axis, size in enumerate((1, *site.shape))][1:]
         self.register_buffer("theta", torch.zeros(shape))
+        self.function: nn.Module = Rectifier(site.cap)
         self.changes: list[Tensor] = []
 
     theta: Tensor
@@ -51,19 +54,23 @@ class Scale(nn.Module):
         return self.theta
 
     def learn(self, z: Tensor) -> Tensor:
-        """Return the new threshold after a batch of pre-activations ``[N, ...]``."""
+        """Return the new threshold after a batch of `magnitude` ``[N, ...]``."""
         raise NotImplementedError(f"{type(self).__name__} must define `learn`")
 
     def forward(self, z: Tensor) -> Tensor:
         """Learn from ``z`` and pass the activation on."""
-        theta = self.learn(z).clamp(max=self.site.cap)
+        theta = self.learn(self.magnitude(z)).clamp(max=self.site.cap)
         self.changes.append((theta - self.theta).sum() / theta.sum().clamp_min(torch.finfo(theta.dtype).tiny))
         self.theta = theta
         return self.activation(z)
 
     def activation(self, z: Tensor) -> Tensor:
         """Return what later layers see during calibration; the activation of the ANN by default."""
-        return z.clamp(0.0, self.site.cap)
+        return self.function(z)  # type: ignore[no-any-return]
+
+    def magnitude(self, z: Tensor) -> Tensor:
+        """Return what a threshold has to cover: the pre-activation of a ReLU, the absolute value of any other activation."""
+        return z if isinstance(self.function, Rectifier) else self.function(z).abs()
 
 
 class LocalBalance(Scale):
@@ -91,7 +98,7 @@ class LocalBalance(Scale):
 
     def activation(self, z: Tensor) -> Tensor:
         """Clip with the threshold just learned, so that later layers balance against the clipped network."""
-        return z.clamp_min(0.0).minimum(self.theta)
+        return self.function(z).minimum(self.theta).maximum(-self.theta)  # type: ignore[no-any-return]
 
 
 class Percentile(Scale):

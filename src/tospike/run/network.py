@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from tospike.graph.capture import Site
 from tospike.graph.walk import site_nodes
+from tospike.neurons.model import NeuronModel
 from tospike.run.plan import Plan
 from tospike.run.simulate import Delay, Engine, last, simulate
 
@@ -22,7 +23,8 @@ class Conversion:
         settings: Its settings.
         sites: The Sites, in the order of execution.
         thresholds: θ of each Site by name, broadcastable to one sample, in units of the ANN's activation.
-        start: Initial potential as a share of θ.
+        start: Initial potential as a share of θ, before refinement.
+        neuron: Which neuron stands at every Site.
         reference: What the SNN approaches as T grows: ``"ANN clipped at its thresholds"`` or ``"quantised ANN"``.
         rebuilt_difference: Largest difference between the rebuilt graph before spiking and the ANN, relative to the
             ANN's largest output.
@@ -40,6 +42,7 @@ class Conversion:
     sites: tuple[Site, ...]
     thresholds: dict[str, Tensor]
     start: float
+    neuron: NeuronModel
     reference: str
     rebuilt_difference: float
     inputs: dict[str, tuple[int, ...]]

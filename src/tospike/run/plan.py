@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from tospike.graph.batches import Inputs
 from tospike.graph.kinds import Kind
 from tospike.graph.walk import reach, site_nodes
+from tospike.neurons.modules import State
 
 Values = dict[fx.Node, Any]
 Watch = Callable[[fx.Node, tuple[Any, ...], Any, int], None]
@@ -63,15 +64,15 @@ class Plan:
         given = iter(inputs[name] for name in self.inputs)
         values: Values = {}
         for node in self.static:
-            values[node] = next(given) if node.op == "placeholder" else _call(self.graph, node, values)
+            values[node] = next(given) if node.op == "placeholder" else call(self.graph, node, values)
         return values
 
-    def step(self, static: Values, state: dict[str, Tensor], steps: int, watch: Watch | None = None) -> Values:
+    def step(self, static: Values, state: dict[str, State], steps: int, watch: Watch | None = None) -> Values:
         """Advance the body by a chunk of time.
 
         Args:
             static: What `prepare` returned.
-            state: Potential of each Site by target, changed in place; empty before the first chunk.
+            state: State of each Site's neurons by target, changed in place; empty before the first chunk.
             steps: Time steps in the chunk, folded into the batch axis of every value.
             watch: Called with each node of the body, its arguments, its value and the number of steps.
 
@@ -86,7 +87,7 @@ class Plan:
             value = (
                 self._fire(node, node.all_input_nodes[0] in static, values, state, steps)
                 if "site" in node.meta
-                else _call(self.graph, node, values)
+                else call(self.graph, node, values)
             )
             values[node] = value
             if watch is not None:
@@ -95,7 +96,7 @@ class Plan:
                 del values[node.all_input_nodes[0]]  # held without its time axis
         return {node: values[node].unflatten(0, (steps, -1)) for node in self.carried}
 
-    def _fire(self, node: fx.Node, constant: bool, values: Values, state: dict[str, Tensor], steps: int) -> Tensor:
+    def _fire(self, node: fx.Node, constant: bool, values: Values, state: dict[str, State], steps: int) -> Tensor:
         current = values[node.all_input_nodes[0]]
         currents = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
         neuron = self.graph.get_submodule(str(node.target))
@@ -109,7 +110,7 @@ class Plan:
         """Run the tail on time-averaged values ``[N, ...]`` and return the network's output."""
         values = {**static, **means}
         for node in self.tail:
-            values[node] = _call(self.graph, node, values)
+            values[node] = call(self.graph, node, values)
         return values[self.tail[-1]]
 
 
@@ -137,7 +138,8 @@ def _repeat(node: fx.Node, value: Any, steps: int) -> Any:
     return value.expand(steps, *value.shape).flatten(0, 1)
 
 
-def _call(graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
+def call(graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
+    """Compute one node from the values of the nodes that it reads."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
     if node.op == "output":
         return args[0]

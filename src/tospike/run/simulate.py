@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from torch import fx
 
 from tospike.errors import DataError, OptionError, Problem, SimulationError
 from tospike.graph.batches import Inputs, split_batch
+from tospike.neurons.modules import State
 from tospike.run.counts import Counts
 from tospike.run.plan import Plan, Values, zeros_like
 
@@ -139,7 +139,7 @@ class _Run:
 
     def __init__(self, plan: Plan, inputs: Inputs, counts: Counts | None) -> None:
         self.plan, self.counts = plan, counts
-        self.state: dict[str, torch.Tensor] = {}
+        self.state: dict[str, State] = {}
         try:
             self.static = plan.prepare(inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:

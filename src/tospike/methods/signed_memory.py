@@ -1,0 +1,86 @@
+"""Signed neurons with memory: what was sent too much is taken back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tospike.errors import require
+from tospike.methods.base import Method, Parts, register
+from tospike.neurons.model import NeuronModel
+from tospike.parts.histogram import MinimalError
+from tospike.parts.refiners import ChannelBias
+from tospike.parts.scales import Percentile
+
+
+@register("snm")
+@dataclass(frozen=True)
+class SNM(Method):
+    """Ternary spikes of neurons that remember what they sent; threshold at each neuron's largest activation.
+
+    ``s(t) = +1`` if ``Q_t + v(0) − S ≥ θ``, ``−1`` if it is negative and ``S > 0``; θ = max z of that neuron alone.
+
+    Attributes:
+        batches: Calibration batches; None for one pass over the loader.
+
+    Source: Wang, Zhang, Chen and Qu, "Signed neuron with memory: towards simple, accurate and high-efficient ANN-SNN
+    conversion", IJCAI 2022. Differs from the paper in: v(0) = θ/2 where the paper starts at 0; a potential just below 0 already
+    takes a spike back.
+
+    Example:
+        >>> SNM().parts().neuron.spikes
+        'ternary'
+    """
+
+    batches: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require(
+            "SNM", ("batches", self.batches, self.batches is None or self.batches >= 1, "an integer >= 1, or None", 100)
+        )
+
+    def parts(self) -> Parts:
+        """Take the maximum of every neuron; start at half the threshold."""
+        return Parts(
+            scale=lambda site, _: Percentile(site, "neuron", 1.0), calibration_batches=self.batches,
+            neuron=NeuronModel(signed=True),
+        )  # fmt: skip
+
+
+@register("ternary")
+@dataclass(frozen=True)
+class Ternary(Method):
+    """`SNM` with least-error thresholds for T steps and a bias per channel on converted inputs.
+
+    Attributes:
+        time_steps: T that will be run.
+        batches: Calibration batches for the thresholds.
+        refine_batches: Calibration batches for the biases.
+
+    Source: own combination of the neuron of `SNM` with the thresholds and biases of `LightCalibration`.
+
+    Example:
+        >>> Ternary(time_steps=4).parts().neuron.signed
+        True
+    """
+
+    time_steps: int = 0
+    batches: int = 10
+    refine_batches: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require(
+            "Ternary",
+            ("time_steps", self.time_steps, self.time_steps >= 1, "the T that will be run, an integer >= 1", 8),
+            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 10),
+            ("refine_batches", self.refine_batches, self.refine_batches >= 1, "an integer >= 1", 10),
+        )
+
+    def parts(self) -> Parts:
+        """Fit thresholds to T levels; start at half the threshold; correct the bias."""
+        return Parts(
+            scale=lambda site, _: MinimalError(site, "channel", self.time_steps), calibration_batches=self.batches,
+            neuron=NeuronModel(signed=True), refiners=(ChannelBias(),), time_steps=self.time_steps,
+            refine_batches=self.refine_batches,
+        )  # fmt: skip

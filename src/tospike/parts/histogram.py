@@ -1,0 +1,147 @@
+"""Scales that fit a threshold to the distribution of an activation and to the number of levels that will be sent."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from tospike.errors import CalibrationError
+from tospike.graph.capture import Site
+from tospike.parts.scales import Granularity, Scale
+
+BINS = 1024
+CANDIDATES = 160  # clips that are tried, from 1/50 of the largest activation up to it, equally far apart in logarithm
+
+
+def best_clip(mass: Tensor, top: Tensor, levels: int) -> Tensor:
+    """Return the clip c for which rounding to N levels costs least.
+
+    ``argmin_c E[(a − (c/N)·clip(⌊a·N/c + ½⌋, 0, N))²]`` over a grid of c.
+
+    Args:
+        mass: Histogram ``[G, B]`` of an activation a ≥ 0 in B equal bins from 0 to its largest value.
+        top: Largest value ``[G]``, in units of the activation.
+        levels: N, the number of non-zero levels.
+
+    Returns:
+        c, ``[G]``, in units of the activation; 0 where the activation is 0 throughout.
+
+    Source: Li et al., "A free lunch from ANN: towards efficient, accurate spiking neural networks calibration", ICML 2021,
+    section 4. Differs from the paper in: the search runs over a histogram, not over the activations.
+
+    Example:
+        >>> best_clip(torch.ones(1, 1000), torch.tensor([1.0]), levels=2).round(decimals=1)
+        tensor([0.8000])
+    """
+    bins = mass.shape[1]
+    centres = (torch.arange(bins, device=mass.device, dtype=mass.dtype) + 0.5) / bins
+    best = torch.zeros_like(top)
+    least = torch.full_like(top, math.inf)
+    for share in torch.logspace(math.log10(0.02), 0.0, CANDIDATES).tolist():
+        rounded = (centres * (levels / share) + 0.5).floor_().clamp_(max=levels).mul_(share / levels)
+        error = (mass * (centres - rounded).square()).sum(1) * top.square()
+        better = error < least
+        least = torch.where(better, error, least)
+        best = torch.where(better, share * top, best)
+    return best
+
+
+class MinimalError(Scale):
+    """The threshold with which N = K·T levels reproduce the activation best, in the mean square; see `best_clip`.
+
+    ``θ = c/K``. It is made for the T that will be run: 1.2 standard deviations at one binary step, 3.6 at 64.
+
+    Args:
+        site, granularity: See `Scale`.
+        levels: N.
+        capacity: K.
+
+    Source: Li et al., ICML 2021, section 4. Differs from the paper in: see `best_clip`; K levels per step.
+    """
+
+    def __init__(self, site: Site, granularity: Granularity, levels: int, capacity: int = 1) -> None:
+        super().__init__(site, granularity)
+        self.levels, self.capacity = levels, capacity
+        groups = self.theta.numel()
+        self.register_buffer("mass", torch.zeros(groups, BINS))
+        self.register_buffer("top", torch.zeros(groups))
+        self.seen = 0
+
+    mass: Tensor
+    top: Tensor
+
+    def learn(self, z: Tensor) -> Tensor:
+        """Add a batch to the histograms, whose range doubles when a larger activation arrives."""
+        kept = [axis for axis in range(z.ndim) if axis not in self.axes]
+        rows = z.clamp_min(0.0).clamp_max(self.site.cap).permute(*kept, *self.axes).reshape(self.theta.numel(), -1)
+        self._widen(rows.amax(1))
+        bins = (rows * (BINS / self.top.clamp_min(torch.finfo(rows.dtype).tiny))[:, None]).long().clamp_(0, BINS - 1)
+        offsets = torch.arange(len(rows), device=rows.device)[:, None] * BINS
+        self.mass += torch.bincount((bins + offsets).flatten(), minlength=self.mass.numel()).reshape(self.mass.shape)
+        self.seen += rows.shape[1]
+        return self.top.reshape(self.theta.shape)
+
+    def _widen(self, largest: Tensor) -> None:
+        self.top = torch.where(self.top == 0, largest, self.top)
+        while bool((largest > self.top).any()):
+            wide = largest > self.top
+            halved = self.mass[wide].reshape(-1, BINS // 2, 2).sum(2)
+            self.mass[wide] = torch.cat([halved, torch.zeros_like(halved)], 1)
+            self.top = torch.where(wide, 2.0 * self.top, self.top)
+
+    def threshold(self) -> Tensor:
+        """Return θ for the distribution seen so far.
+
+        Raises:
+            CalibrationError: Fewer activations were seen than there are levels.
+        """
+        if self.seen < self.levels:
+            raise CalibrationError(
+                "Too few calibration data for a histogram", where=f"Site {self.site.name} ({self.site.operation.where})",
+                got=f"{self.seen} activations for each threshold", expected=f"at least {self.levels}, the number of levels",
+                remedy="Calibrate on more samples, or share thresholds more widely: granularity='layer'.",
+            )  # fmt: skip
+        return best_clip(self.mass, self.top, self.levels).reshape(self.theta.shape) / self.capacity
+
+
+class GaussianPoint(Scale):
+    """The threshold of `MinimalError` for a normal distribution with the mean and variance of the pre-activation.
+
+    ``z ~ N(μ, σ²)``, ``a = max(z, 0)``; ``θ = c/K`` with c from `best_clip` for the density of a.
+
+    Args:
+        site, granularity: See `Scale`.
+        levels: N = K·T.
+        capacity: K.
+
+    Source: Huang et al., "Differential coding for training-free ANN-to-SNN conversion", ICML 2025. Differs from the paper in:
+    a grid search over the density replaces the fixed-point iteration; both find the same minimum.
+    """
+
+    def __init__(self, site: Site, granularity: Granularity, levels: int, capacity: int = 1) -> None:
+        super().__init__(site, granularity)
+        self.levels, self.capacity = levels, capacity
+        self.register_buffer("moments", torch.zeros(3, *self.theta.shape, dtype=torch.float64))
+
+    moments: Tensor
+
+    def learn(self, z: Tensor) -> Tensor:
+        """Add a batch to count, sum and sum of squares."""
+        wide = z.double()
+        sums = [wide.new_full(self.theta.shape, z.numel() / self.theta.numel())]
+        sums += [part.sum(self.axes, keepdim=True)[0] for part in (wide, wide.square())]
+        self.moments += torch.stack(sums)
+        return self.threshold()
+
+    def threshold(self) -> Tensor:
+        """Return θ for the moments seen so far; 0 for a channel whose density has no positive part."""
+        count, total, squares = self.moments
+        mean = total / count.clamp_min(1)
+        deviation = (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt()
+        top = (mean + 6.0 * deviation).clamp_min(0.0).clamp_max(self.site.cap).flatten()
+        centres = (torch.arange(BINS, device=top.device) + 0.5) / BINS
+        scaled = (top[:, None] * centres - mean.flatten()[:, None]) / deviation.flatten()[:, None].clamp_min(1e-12)
+        found = best_clip(torch.exp(-0.5 * scaled.square()), top, self.levels).reshape(self.theta.shape)
+        return (found / self.capacity).to(self.theta.dtype)

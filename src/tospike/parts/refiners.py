@@ -1,0 +1,217 @@
+"""Refiners: corrections of an SNN on its own, converted inputs, from the front of the network to its back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tospike.graph.capture import Site
+from tospike.neurons.modules import Neuron
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """What a refiner sees of one Site.
+
+    Attributes:
+        site: The Site.
+        neuron: Its neurons, changed in place.
+        currents: Input currents of the SNN ``[T, N, ...]``, one tensor per batch, in units of the activation.
+        targets: Activations of the ANN ``[N, ...]``, one tensor per batch, same unit.
+    """
+
+    site: Site
+    neuron: Neuron
+    currents: Sequence[Tensor]
+    targets: Sequence[Tensor]
+
+    def emissions(self, number: int) -> Tensor:
+        """Run the neurons on one batch as they are now, and return their emissions ``[T, N, ...]``."""
+        current = self.currents[number]
+        emissions: Tensor = self.neuron(current, self.neuron.initial(current[0]))[0]
+        return emissions
+
+    def averaged(self, error: Tensor) -> Tensor:
+        """Average an error ``[..., N, ...]`` over the samples and over all that shares a channel; one sample's shape."""
+        rank = len(self.site.shape)
+        channel = error.ndim - 1 - rank + self.site.channel_axis
+        axes = [axis for axis in range(error.ndim - rank - 1, error.ndim) if axis != channel]
+        return error.mean(axes, keepdim=True).squeeze(error.ndim - rank - 1)
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What a refiner sees of one layer with weights.
+
+    Attributes:
+        layer: The layer, changed in place; no other place of the network uses it.
+        inputs: Mean input of the layer over time in the SNN ``[N, ...]``, one tensor per batch.
+        missing: What its mean output lacks, to what the ANN has there ``[N, ...]``, one tensor per batch.
+    """
+
+    layer: nn.Module
+    inputs: Sequence[Tensor]
+    missing: Sequence[Tensor]
+
+
+class Refiner:
+    """Base: looks at each Site and each layer once, in the order of execution, and corrects it."""
+
+    def site(self, view: SiteView) -> None:
+        """Correct the neurons of a Site."""
+        return
+
+    def layer(self, view: LayerView) -> None:
+        """Correct the weights of a layer."""
+        return
+
+
+@dataclass(frozen=True)
+class ChannelBias(Refiner):
+    """Add to each channel's current what its mean emission lacks.
+
+    ``b_c ← b_c + rate·E[a_c − φ_c(T)]``, a the ANN's activation, φ the SNN's mean emission over T steps.
+
+    Attributes:
+        rounds: How often.
+        rate: Share of the error that each round corrects.
+
+    Source: Li et al., "A free lunch from ANN: towards efficient, accurate spiking neural networks calibration", ICML 2021,
+    section 4 (light pipeline). Differs from the paper in: several rounds, since neurons clip.
+    """
+
+    rounds: int = 4
+    rate: float = 0.7
+
+    def site(self, view: SiteView) -> None:
+        """Correct the constant bias."""
+        for _ in range(self.rounds):
+            errors = [view.averaged(a - view.emissions(i).mean(0)) for i, a in enumerate(view.targets)]
+            _add_bias(view.neuron, self.rate * torch.stack(errors).mean(0)[None])
+
+
+@dataclass(frozen=True)
+class StepBias(Refiner):
+    """Give each channel a current of its own at every step, so that its mean emission is right at each of them.
+
+    ``b_c(t) ← b_c(t) + rate·E[a_c − s_c(t)]``
+
+    Attributes:
+        rounds: How often.
+        rate: Share of the error that each round corrects.
+
+    Source: Wu, Bojkovic, Gu, Suo and Zou, "FTBC: forward temporal bias correction for optimizing ANN-SNN conversion", ECCV 2024.
+    Differs from the paper in: all calibration batches enter each round.
+    """
+
+    rounds: int = 8
+    rate: float = 0.5
+
+    def site(self, view: SiteView) -> None:
+        """Correct the bias of every step."""
+        for _ in range(self.rounds):
+            errors = [view.averaged(a - view.emissions(i)) for i, a in enumerate(view.targets)]
+            _add_bias(view.neuron, self.rate * torch.stack(errors).mean(0))
+
+
+def _add_bias(neuron: Neuron, extra: Tensor) -> None:
+    extra = extra.to(neuron.threshold.dtype)
+    neuron.bias = extra if neuron.bias is None else neuron.bias + extra
+
+
+@dataclass(frozen=True)
+class Potential(Refiner):
+    """Start each neuron where its mean emission comes out right.
+
+    ``v_i(0) ← v_i(0) + T·E[a_i − φ_i(T)]``, the mean over samples alone, so that each neuron has its own.
+
+    Attributes:
+        limit: Largest change, as a share of θ.
+
+    Source: Li et al., ICML 2021, section 4 (advanced pipeline). Differs from the paper in: the change is limited, since the
+    mean of few samples is noisy.
+    """
+
+    limit: float = 0.5
+
+    def site(self, view: SiteView) -> None:
+        """Correct the initial potential."""
+        errors = [(a - view.emissions(i).mean(0)).mean(0) for i, a in enumerate(view.targets)]
+        change = len(view.currents[0]) * torch.stack(errors).mean(0) / view.neuron.threshold
+        view.neuron.start = (view.neuron.start + change.clamp(-self.limit, self.limit)).to(view.neuron.threshold.dtype)
+
+
+@dataclass(frozen=True)
+class Reconstruct(Refiner):
+    """Fit the weights of each layer to the inputs that the SNN gives it, in closed form.
+
+    ``ΔW = argmin ‖ΔW·x̄ − e‖² + ridge·E‖x̄‖²·‖ΔW‖²``, x̄ the layer's mean input in the SNN with a constant 1 appended, e what its
+    output lacks to the ANN's; behind a join, what the sum lacks.
+
+    Attributes:
+        ridge: Strength of the pull to the ANN's weights.
+        positions: Output positions that are sampled from each batch of a convolution.
+
+    Source: own construction, in the spirit of the weight calibration of Li et al., ICML 2021, section 4, which descends a
+    gradient instead. Differs from the paper in: a linear fit, so there is nothing to train.
+    """
+
+    ridge: float = 0.02
+    positions: int = 20_000
+
+    def layer(self, view: LayerView) -> None:
+        """Fit one layer; a layer that is neither linear nor a plain convolution stays."""
+        layer = view.layer
+        if (
+            not isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d))
+            or getattr(layer, "padding_mode", "zeros") != "zeros"
+        ):
+            return
+        groups = getattr(layer, "groups", 1)
+        gram: Tensor | float = 0.0
+        cross: Tensor | float = 0.0
+        for x, e in zip(view.inputs, view.missing, strict=True):
+            rows, errors = _rows(layer, x, e, groups, self.positions)
+            gram = gram + rows.mT @ rows
+            cross = cross + rows.mT @ errors
+        assert isinstance(gram, Tensor)
+        size = gram.shape[-1]
+        diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+        eye = torch.eye(size, dtype=gram.dtype, device=gram.device)
+        change = torch.linalg.solve(gram + (self.ridge * diagonal + 1e-12) * eye, cross)  # [G, K + 1, out / G]
+        weight = change[:, :-1].mT.reshape(layer.weight.shape)
+        with torch.no_grad():
+            layer.weight += weight.to(layer.weight.dtype)
+            bias = change[:, -1].reshape(-1).to(layer.weight.dtype)
+            layer.bias = nn.Parameter(bias if layer.bias is None else layer.bias + bias, requires_grad=False)
+
+
+def _rows(
+    layer: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor, e: Tensor, groups: int, positions: int
+) -> tuple[Tensor, Tensor]:
+    """Return the inputs ``[G, P, K + 1]`` of a layer's outputs and their errors ``[G, P, out / G]``, in float64."""
+    if isinstance(layer, nn.Linear):
+        rows, errors = x.reshape(1, -1, x.shape[-1]), e.reshape(1, -1, e.shape[-1])
+    else:
+        if isinstance(layer, nn.Conv1d):
+            x, e = x.unsqueeze(2), e.unsqueeze(2)
+        patches = _patches(layer, x)  # [N, C·k, P]
+        errors = e.flatten(2).permute(1, 0, 2).reshape(groups, e.shape[1] // groups, -1).mT
+        rows = patches.permute(1, 0, 2).reshape(groups, patches.shape[1] // groups, -1).mT
+    if rows.shape[1] > positions:
+        chosen = torch.randperm(rows.shape[1], device=rows.device)[:positions]
+        rows, errors = rows[:, chosen], errors[:, chosen]
+    rows = rows.double()
+    return torch.cat([rows, torch.ones_like(rows[..., :1])], -1), errors.double()
+
+
+def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the inputs of each output position, ``[N, C·k, P]``; a 1-d layer has its images one pixel high."""
+    wide = [(1,) * (2 - len(pair)) + tuple(pair) for pair in (layer.kernel_size, layer.dilation, layer.stride)]
+    pads = [0, 0, 0, 0]
+    pads[: 2 * len(layer.kernel_size)] = layer._reversed_padding_repeated_twice
+    kernel, dilation, stride = wide
+    return nn.functional.unfold(nn.functional.pad(x, pads), kernel, dilation, 0, stride)

@@ -1,0 +1,77 @@
+"""The contract that every conversion method keeps, as a function for test suites."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from tospike.convert import convert
+from tospike.evaluate import Result, evaluate
+from tospike.methods.base import Method
+from tospike.run.simulate import simulate
+
+
+class _Residual(nn.Module):
+    """A small network with all that conversion has to get right: batch norm, a join, a pool, a reused ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6))
+        self.conv = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6))
+        self.relu, self.pool, self.fc = nn.ReLU(), nn.AvgPool2d(2), nn.Linear(96, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        x = self.relu(self.conv(x) + x)
+        return self.fc(self.pool(x).flatten(1))  # type: ignore[no-any-return]
+
+
+def check_method(method: Method, *, time_steps: int = 8, error: float = 0.5) -> None:
+    """Check what every method promises, on a small residual network.
+
+    The network is left untouched; the same seed gives the same SNN; every activation becomes a Site; the size of a chunk
+    changes nothing; no state is left behind; more steps leave less error than one; the Result survives JSON.
+
+    Args:
+        method: The method, made for ``time_steps``.
+        time_steps: T.
+        error: Largest relative error of the output at T that is accepted.
+
+    Raises:
+        AssertionError: A promise is broken; the message says which.
+
+    Example:
+        >>> import tospike as ts
+        >>> check_method(ts.LTB(batches=20))
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ann = _Residual()
+        x = torch.randn(64, 1, 8, 8)
+        ann(x)  # running statistics that are not those of a fresh network
+        ann.eval()
+    before = copy.deepcopy(ann.state_dict())
+    snn = convert(ann, method, calibration=[x], progress=False)
+    again = convert(ann, method, calibration=[x], progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in ann.state_dict().items()), (
+        "convert changed the network"
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(snn.state_dict().values(), again.state_dict().values(), strict=True)
+    ), "one seed, two SNNs"
+    assert snn.site_names == ["relu", "relu#2"], f"Sites: {snn.site_names}"
+    outputs = dict(simulate(snn, x, time_steps=time_steps, checkpoints=(1, time_steps), steps_per_call=1))
+    for chunk in (3, time_steps):
+        torch.testing.assert_close(
+            snn(x, time_steps=time_steps, steps_per_call=chunk), outputs[time_steps], msg="chunks differ"
+        )
+    assert torch.equal(snn(x, time_steps=time_steps, steps_per_call=1), outputs[time_steps]), "a run left state behind"
+    with torch.no_grad():
+        wanted = ann(x)
+    errors = {t: float((y - wanted).norm() / wanted.norm()) for t, y in outputs.items()}
+    assert errors[time_steps] <= errors[1], f"more steps, more error: {errors}"
+    assert errors[time_steps] <= error, f"error {errors[time_steps]:.3f} at T = {time_steps}"
+    result = evaluate(snn, [(x, wanted.argmax(1))], time_steps=(1, time_steps), progress=False)
+    assert Result.from_json(result.to_json()) == result, "the Result does not survive JSON"

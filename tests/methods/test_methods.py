@@ -1,0 +1,180 @@
+"""The contract of every method, and the exactness that signed neurons with memory promise."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tospike as ts
+from tospike.errors import OptionError
+from tospike.neurons import NeuronModel
+from tospike.parts.activations import ClipFloorShift
+from tospike.parts.refiners import ChannelBias, Reconstruct, Refiner, StepBias
+from tospike.testing import _Residual, check_method
+
+METHODS = {
+    "ltb": ts.LTB(batches=30), "robust-norm": ts.RobustNorm(percentile=1.0), "rmp": ts.RMP(), "snm": ts.SNM(),
+    "light-calibration": ts.LightCalibration(time_steps=8), "advanced-calibration": ts.AdvancedCalibration(time_steps=8),
+    "ftbc": ts.FTBC(time_steps=8), "ternary": ts.Ternary(time_steps=8), "burst": ts.Burst(time_steps=8, capacity=3),
+    "multi-threshold": ts.MultiThreshold(sizes=5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_contract(name):
+    assert METHODS[name].name == name
+    check_method(METHODS[name], error=0.6 if name == "rmp" else 0.5)
+
+
+def test_every_training_free_method_is_tested():
+    assert METHODS.keys() | {"qcfs"} == ts.METHODS.keys()
+
+
+def quantised(snn, ann, steps):
+    """Return a copy of the network whose ReLUs round to the T levels of the SNN's neurons."""
+
+    class Quantiser(nn.Module):
+        def __init__(self, thetas):
+            super().__init__()
+            self.thetas, self.calls = thetas, 0
+
+        def forward(self, z):
+            theta = self.thetas[self.calls % len(self.thetas)] / steps
+            self.calls += 1
+            return theta * torch.floor(z / theta + 0.5).clamp(0, steps)
+
+    copied = copy.deepcopy(ann)
+    copied.relu = Quantiser([snn.conversion.thresholds[name] for name in ("relu", "relu#2")])
+    return copied.eval()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 8, 16])
+def test_unlimited_signed_neurons_equal_the_quantised_network_at_every_t(steps):
+    ann = _Residual().double().eval()
+    x = torch.randn(16, 1, 8, 8, dtype=torch.float64)
+    method = ts.RobustNorm(percentile=0.9, granularity="channel").using(
+        neuron=NeuronModel(capacity=10_000, signed=True, total=steps)
+    )
+    snn = ts.convert(ann, method, calibration=[x])
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x, time_steps=steps), quantised(snn, ann, steps)(x), rtol=0, atol=1e-9)
+
+
+def test_one_spike_per_step_comes_closer_than_a_neuron_without_memory():
+    ann = _Residual().double().eval()
+    x = torch.randn(64, 1, 8, 8, dtype=torch.float64)
+    errors = []
+    for signed in (False, True):
+        snn = ts.convert(
+            ann, ts.LightCalibration(time_steps=8).using(neuron=NeuronModel(signed=signed)), calibration=[x]
+        )
+        with torch.no_grad():
+            errors.append((snn(x, time_steps=8) - ann(x)).norm().item())
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("levels", [2, 4, 8])
+def test_a_qcfs_network_with_signed_neurons_reaches_its_ann_at_t_equal_l(levels):
+    ann = ts.prepare(_Residual(), ts.QCFS(levels=levels, initial=1.0), example=torch.zeros(1, 1, 8, 8)).double().eval()
+    x = torch.randn(16, 1, 8, 8, dtype=torch.float64)
+    assert {module.levels for module in ann.modules() if isinstance(module, ClipFloorShift)} == {levels}
+    neuron = NeuronModel(capacity=levels, signed=True, total=levels)
+    snn = ts.convert(ann, ts.QCFS(levels=levels, initial=1.0).using(neuron=neuron), example=x)
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x, time_steps=levels), ann(x), rtol=0, atol=1e-6)
+
+
+def mean_errors(method, x, ann):
+    """Return the mean error of each channel at the last Site, ANN minus SNN."""
+    snn = ts.convert(ann, method, calibration=[x])
+    seen = {}
+    target = next(
+        str(node.target) for node in snn.graph.graph.nodes if "site" in node.meta and node.meta["site"].name == "relu#2"
+    )
+    neuron = snn.graph.get_submodule(target)
+    neuron.register_forward_hook(lambda module, args, out: seen.update(spikes=out[0]))
+    snn(x, time_steps=8, steps_per_call=8)
+    wanted = []
+    ann.relu.register_forward_hook(lambda module, args, out: wanted.append(out))
+    with torch.no_grad():
+        ann(x)
+    return snn, (wanted[1] - seen["spikes"].mean(0)).mean((0, 2, 3)), (wanted[1] - seen["spikes"]).mean((1, 3, 4))
+
+
+@pytest.mark.parametrize("refiner", [ChannelBias(rounds=30), StepBias(rounds=30), Reconstruct()])
+def test_refiners_shrink_the_mean_error_that_they_aim_at(refiner):
+    torch.manual_seed(1)
+    x = torch.randn(128, 1, 8, 8)
+    plain = ts.LightCalibration(time_steps=8).using(refiners=())
+    _, before, steps_before = mean_errors(plain, x, _Residual().eval())
+    torch.manual_seed(1)
+    _, after, steps_after = mean_errors(plain.using(refiners=(refiner,), refine_batches=1), x, _Residual().eval())
+    assert after.abs().mean() < before.abs().mean()
+    if isinstance(refiner, ChannelBias):
+        assert after.abs().max() < 0.02
+    if isinstance(refiner, StepBias):
+        assert steps_after.abs().mean() < 0.5 * steps_before.abs().mean()
+
+
+def test_reconstruction_is_the_ridge_solution():
+    ann = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    x = torch.randn(200, 3, dtype=torch.float64)
+    plain = ts.LightCalibration(time_steps=4).using(refiners=())
+    snn = ts.convert(ann, plain, calibration=[x])
+    inputs = []
+    snn.graph.get_submodule("2").register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    snn(x, time_steps=4)
+    rows = np.concatenate([inputs[0].numpy(), np.ones((200, 1))], 1)
+    with torch.no_grad():
+        missing = (ann(x) - ann[2](inputs[0])).numpy()
+    ridge = 0.1
+    gram = rows.T @ rows
+    change = np.linalg.solve(gram + ridge * np.trace(gram) / 6 * np.eye(6), rows.T @ missing)
+    refined = ts.convert(ann, plain.using(refiners=(Reconstruct(ridge=ridge),), refine_batches=1), calibration=[x])
+    layer = refined.graph.get_submodule("2")
+    np.testing.assert_allclose(layer.weight.numpy() - ann[2].weight.detach().numpy(), change[:-1].T, atol=1e-8)
+    np.testing.assert_allclose(layer.bias.numpy() - ann[2].bias.detach().numpy(), change[-1], atol=1e-8)
+
+
+LAYERS = {
+    "same padding": nn.Conv2d(4, 6, 3, padding="same"), "strided, dilated": nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2),
+    "grouped": nn.Conv2d(4, 6, (3, 1), groups=2, bias=False), "depthwise": nn.Conv2d(4, 4, 3, groups=4, padding=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_reconstruction_finds_the_weights_that_were_taken_away(name):
+    """A view of a layer with other weights, whose missing output is known: the fit gives the weights back."""
+    from tospike.parts.refiners import LayerView
+
+    true, x = copy.deepcopy(LAYERS[name]).double(), torch.randn(8, 4, 9, 9, dtype=torch.float64)
+    changed = copy.deepcopy(true)
+    with torch.no_grad():
+        changed.weight.mul_(0.3)
+        missing = true(x) - changed(x)
+    Reconstruct(ridge=1e-9).layer(LayerView(changed, [x], [missing]))
+    torch.testing.assert_close(changed.weight, true.weight, rtol=0, atol=1e-4)
+
+
+def test_a_refiner_sees_each_place_once_from_front_to_back_and_the_ann_it_is_compared_with():
+    seen = []
+
+    class Watch(Refiner):
+        def site(self, view):
+            seen.append((view.site.name, len(view.currents), view.currents[0].shape[0]))
+
+        def layer(self, view):
+            seen.append(type(view.layer).__name__)
+
+    ann, x = _Residual().eval(), torch.randn(32, 1, 8, 8)
+    ts.convert(ann, ts.LTB(batches=5).using(refiners=(Watch(),), time_steps=6, refine_batches=2), calibration=[x])
+    assert seen == [("relu", 2, 6), "Conv2d", ("relu#2", 2, 6), "Linear"]
+
+
+def test_unknown_parts_are_refused():
+    with pytest.raises(OptionError, match="Did you mean 'neuron'"):
+        ts.LTB().using(neurons=NeuronModel())
+    assert {field.name for field in dataclasses.fields(ts.Parts)} >= {"scale", "start", "neuron", "refiners"}
