@@ -10,6 +10,7 @@ import argparse
 import copy
 import json
 import platform
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from rich.progress import track
 
 import tospike as ts
 from tospike import data, zoo
+from tospike.files import replacing
 from tospike.parts.activations import ClipFloorShift
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
@@ -44,21 +46,34 @@ def peer(ann, calibration, scored):
 
 
 def rows(calibration, scored):
-    """Yield label, reference network, its accuracy, the curve, and mean spikes per neuron and step."""
+    """Yield each row's label, its reference, and a function that measures it."""
     relu = zoo.load("fashion-resnet20-relu")
     for method in (ts.LTB(batches=BATCHES), ts.RobustNorm(batches=BATCHES), ts.RobustNorm(1.0, "channel", BATCHES)):
+        settings = ", ".join(f"{key}={value}" for key, value in method.settings().items())
         for delay in (0, "auto") if method.name == "ltb" else (0,):
-            snn = ts.convert(relu, method, calibration=calibration)
-            result = ts.evaluate(snn, scored, time_steps=TIME_STEPS, reference=relu, delay=delay)
-            settings = ", ".join(f"{key}={value}" for key, value in method.settings().items())
-            yield f"{method.name} ({settings}), delay={delay}", "ReLU ANN", result
-    yield "SpikingJelly LTB, same weights and batches", "ReLU ANN", peer(relu, calibration, scored)
+            yield (
+                f"{method.name} ({settings}), delay={delay}",
+                "ReLU ANN",
+                partial(ours, relu, method, calibration, scored, delay),
+            )
+    yield "SpikingJelly LTB, same weights and batches", "ReLU ANN", lambda: {"curve": peer(relu, calibration, scored)}
     for name in zoo.available():
         if "qcfs" in name:
             ann = zoo.load(name)
-            snn = ts.convert(ann, example=scored[0][0])
-            yield name, "its quantised ANN", ts.evaluate(snn, scored, time_steps=TIME_STEPS, reference=ann)
-            yield f"{name}, no timing error", "", {t: accuracy(with_levels(ann, t), scored) for t in TIME_STEPS}
+            yield name, "its quantised ANN", partial(ours, ann, None, calibration, scored)
+            yield f"{name}, no timing error", "", partial(untimed, ann, scored)
+
+
+def ours(ann, method, calibration, scored, delay=0):
+    """Convert with tospike and score every T."""
+    snn = ts.convert(ann, method, calibration=calibration if method else None, example=scored[0][0][:4])
+    result = ts.evaluate(snn, scored, time_steps=TIME_STEPS, reference=ann, delay=delay)
+    return {"curve": result.curve, "ann": result.reference, "spikes": sum(result.rates.values()) / len(result.rates)}
+
+
+def untimed(ann, scored):
+    """Score the network with T levels in place of its own, for every T."""
+    return {"curve": {t: accuracy(with_levels(ann, t), scored) for t in TIME_STEPS}}
 
 
 def with_levels(ann, levels):
@@ -90,7 +105,7 @@ def table(records, samples):
         "|---|---|---|" + "---|" * (len(TIME_STEPS) + 1),
     ]
     for row in records:
-        curve = " | ".join(f"{row['curve'][t]:.2f}" for t in TIME_STEPS)
+        curve = " | ".join(f"{row['curve'][str(t)]:.2f}" for t in TIME_STEPS)
         ann, spikes = (
             f"{row[key]:{form}}" if row[key] is not None else "" for key, form in (("ann", ".2f"), ("spikes", ".3f"))
         )
@@ -102,24 +117,28 @@ def main():
     """Run every row and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=10_000, help="test images")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that the file has already")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     found = data.load("fashion-mnist")
     _, test = found.loaders(BATCH, test_batch_size=250)
     scored = [batch for batch, _ in zip(test, range(-(-options.samples // 250)), strict=False)]
     calibration = [batch for batch, _ in zip(found.calibration(BATCH), range(BATCHES), strict=False)]
-    records = []
-    for label, reference, result in rows(calibration, scored):
-        plain = isinstance(result, dict)
-        rates = [] if plain else list(result.rates.values())
-        records.append({
-            "label": label, "reference": reference, "curve": result if plain else result.curve,
-            "ann": None if plain else result.reference, "spikes": sum(rates) / len(rates) if rates else None,
-        })  # fmt: skip
-        print(records[-1], flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "accuracy.json").write_text(json.dumps(records, indent=2) + "\n")
-    (options.out / "accuracy.md").write_text(table(records, sum(len(y) for _, y in scored)))
+    file = options.out / "accuracy.json"
+    count = sum(len(y) for _, y in scored)
+    records = [] if options.fresh or not file.exists() else json.loads(file.read_text())
+    records = [row for row in records if row["samples"] == count]
+    for label, reference, measure in rows(calibration, scored):
+        if label not in [row["label"] for row in records]:
+            records.append(
+                {"label": label, "reference": reference, "samples": count, "ann": None, "spikes": None} | measure()
+            )
+            print(records[-1], flush=True)
+            with replacing(file) as written:  # after each row: an interrupted run goes on where it stopped
+                written.write_text(json.dumps(records, indent=2) + "\n")
+    records = json.loads(file.read_text())
+    (options.out / "accuracy.md").write_text(table(records, count))
 
 
 if __name__ == "__main__":
