@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,8 @@ from rich.table import Table
 from torch import nn
 
 from tospike.errors import Problem
-from tospike.graph.capture import Capture, Site, capture
-from tospike.graph.rewrite import rewrite, support_problems
+from tospike.graph.capture import Capture, Operation, Site, capture
+from tospike.graph.rewrite import Analog, rewrite, support_problems
 from tospike.graph.walk import site_nodes
 
 
@@ -23,6 +24,7 @@ class SupportReport:
         network: Class of the network.
         sites: The activations that become neurons, pooled copies included, in the order of execution.
         problems: Everything that stands in the way of a conversion, with place, reason and remedy.
+        incremental: Operations that run in analog, exact in the running mean.
         neurons: Neurons for one sample.
         neurons_added: How many of them are pooled copies.
     """
@@ -30,6 +32,7 @@ class SupportReport:
     network: str
     sites: tuple[Site, ...]
     problems: tuple[Problem, ...]
+    incremental: tuple[Operation, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -58,22 +61,28 @@ class SupportReport:
         table = Table("Site", "operation", "neurons", "source", title=f"{self.network}: {len(self.sites)} Sites")
         for site in self.sites:
             note = f" (copy of {site.copy_of})" if site.copy_of else ""
-            table.add_row(
-                site.name + note, site.operation.verdict.name, " x ".join(map(str, site.shape)), site.operation.source
-            )
+            table.add_row(site.name + note, _kind(site), " x ".join(map(str, site.shape)), site.operation.source)
         console.print(table)
         for number, problem in enumerate(self.problems, 1):
             console.print(f"{number}. {problem}", markup=False)
         added = f", {self.neurons_added:,} of them pooled copies" if self.neurons_added else ""
         console.print(f"{self.neurons:,} neurons{added}.")
+        for name, count in sorted(Counter(o.verdict.name for o in self.incremental).items()):
+            console.print(f"Analog: {count} x {name}.")
         console.print("It converts." if self.ok else f"It does not convert: {len(self.problems)} problems.")
 
 
-def rewritten(ann: nn.Module, example: Any) -> tuple[Capture, tuple[Problem, ...]]:
+def _kind(site: Site) -> str:
+    verdict = site.operation.verdict
+    marks = [mark for mark, applies in (("signed", verdict.signed), ("analog", verdict.analog)) if applies]
+    return f"{verdict.name} ({', '.join(marks)})" if marks else verdict.name
+
+
+def rewritten(ann: nn.Module, example: Any, analog: Analog = ()) -> tuple[Capture, tuple[Problem, ...]]:
     """Capture and rewrite a network, and list everything that stands in the way of a conversion."""
     captured = capture(ann, example)
     rewrite(captured)
-    problems = [*captured.problems, *support_problems(captured)]
+    problems = [*captured.problems, *support_problems(captured, analog)]
     if not site_nodes(captured.graph):
         problems.append(
             Problem("The network has no activation that could become a neuron", got="0 Sites",
@@ -82,12 +91,13 @@ def rewritten(ann: nn.Module, example: Any) -> tuple[Capture, tuple[Problem, ...
     return captured, tuple(problems)
 
 
-def check(ann: nn.Module, example: Any) -> SupportReport:
+def check(ann: nn.Module, example: Any, *, analog: Analog = ()) -> SupportReport:
     """Report whether a network converts, without converting it.
 
     Args:
         ann: The network; it is not changed.
         example: One batch of inputs ``[N, ...]``: a tensor, a tuple, or a dict by name.
+        analog: Names of operations, or module paths, that may run in analog; ``"auto"`` for all; see `tospike.convert`.
 
     Raises:
         CaptureError: The network cannot be run on the example or not be traced at all.
@@ -98,6 +108,7 @@ def check(ann: nn.Module, example: Any) -> SupportReport:
         >>> report.ok, report.problems[0].where
         (False, '3 (gelu)')
     """
-    captured, problems = rewritten(ann, example)
+    captured, problems = rewritten(ann, example, analog)
     sites = tuple(node.meta["site"] for node in site_nodes(captured.graph))
-    return SupportReport(type(ann).__name__, sites, problems)
+    incremental = tuple(o for node, o in captured.operations() if node.meta.get("incremental"))
+    return SupportReport(type(ann).__name__, sites, problems, incremental)

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from tospike.calibrate import Calibration, calibrate, inputs_of
 from tospike.check import rewritten
-from tospike.errors import CalibrationError, ConversionError, OptionError, UnsupportedOperationError
+from tospike.errors import CalibrationError, ConversionError, OptionError, Problem, UnsupportedOperationError
 from tospike.graph.batches import cycle
 from tospike.graph.capture import Capture, Site
 from tospike.graph.inputs import example_of
-from tospike.graph.kinds import TrainableActivation
+from tospike.graph.kinds import Kind, TrainableActivation
+from tospike.graph.rewrite import Analog
 from tospike.graph.trace import run_network
-from tospike.graph.walk import site_nodes
+from tospike.graph.walk import reach, site_nodes
 from tospike.methods.base import Method, Parts
 from tospike.neurons.modules import Neuron
 from tospike.refine import refine
@@ -36,6 +37,7 @@ def convert(
     *,
     calibration: Iterable[Any] | None = None,
     example: Any = None,
+    analog: Analog = (),
     seed: int = 0,
     progress: bool = True,
 ) -> SNN:
@@ -47,11 +49,13 @@ def convert(
         calibration: Batches of inputs, with or without targets; needed by methods that measure thresholds, and by
             ``delay="auto"``.
         example: One batch of inputs ``[N, ...]``; the first samples of the calibration data when None.
+        analog: Names of operations (``"softmax"``) or module paths that may run in analog, or ``"auto"`` for all. Such an
+            operation is exact in the running mean, costs multiply-adds at every step, and is listed in the record.
         seed: Seed of the random generators during calibration (a shuffling loader draws from them).
         progress: Show a progress bar during long calibrations.
 
     Raises:
-        OptionError: No method was given and the network brings none.
+        OptionError: No method was given and the network brings none; or its neurons cannot send what an activation passes.
         CaptureError: The network cannot be captured.
         UnsupportedOperationError: Operations that cannot be converted; all of them are listed.
         CalibrationError: The calibration data are missing, not finite, or leave a threshold at zero.
@@ -74,10 +78,14 @@ def convert(
     if example is None and calibration is not None:
         first = example_of(ann, _first(calibration))
         example = recursively_apply(lambda value: value[:EXAMPLE_SAMPLES] if value.ndim else value, first)
-    captured, problems = rewritten(ann, example)
+    captured, problems = rewritten(ann, example, analog)
     if problems:
         raise UnsupportedOperationError(f"{type(ann).__name__} cannot be converted", problems=problems)
+    _refuse_unsigned(captured, parts)
     difference = _difference(ann, captured)
+    in_analog = _mark_analog(captured)
+    if parts.pool == "running":
+        _pool_running_sums(captured)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found = calibrate(captured, parts, calibration, progress=progress)
@@ -97,6 +105,7 @@ def convert(
         calibration_batches=found.batches,
         calibration_samples=found.samples,
         seed=seed,
+        analog=in_analog,
     )
     if parts.refiners:
         assert calibration is not None
@@ -121,6 +130,35 @@ def _travelling_method(ann: nn.Module) -> Method:
     (only,) = found
     assert only is not None
     return only
+
+
+def _mark_analog(captured: Capture) -> tuple[str, ...]:
+    """Mark what carries analog values, which make a layer with weights multiply; return the operations they come from."""
+    for node in captured.graph.graph.nodes:
+        carried = "site" not in node.meta and any(source.meta.get("analog") for source in node.all_input_nodes)
+        node.meta["analog"] = bool(node.meta.get("incremental")) or carried
+    return tuple(operation.where for node, operation in captured.operations() if node.meta.get("incremental"))
+
+
+def _pool_running_sums(captured: Capture) -> None:
+    """Let max-pools before neurons pool the sums of all currents so far, where these change in time."""
+    behind, _ = reach(captured.graph.graph, site_nodes(captured.graph))
+    for node in captured.nodes(Kind.POOL_MAX):
+        if "before_neuron" in node.meta and node in behind:
+            node.meta["incremental"] = True
+
+
+def _refuse_unsigned(captured: Capture, parts: Parts) -> None:
+    """Refuse neurons without negative spikes where the activation is more than a rectifier."""
+    sites = [node.meta["site"] for node in site_nodes(captured.graph)]
+    problems = [
+        Problem(f"{site.operation.verdict.name} passes more than max(z, 0), which an unsigned neuron cannot send",
+                where=f"Site {site.name} ({site.operation.where})", got=f"{parts.neuron.spikes} spikes", expected="a signed neuron",
+                remedy="Use a signed method, e.g. ts.Ternary(time_steps=8), or .using(neuron=ts.NeuronModel(signed=True)).")
+        for site in sites if not site.operation.verdict.is_rectifier and not parts.neuron.signed
+    ]  # fmt: skip
+    if problems:
+        raise OptionError("The method's neurons and the network's activations do not fit together", problems=problems)
 
 
 def _first(calibration: Iterable[Any]) -> Any:

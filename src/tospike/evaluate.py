@@ -42,6 +42,7 @@ class Result:
         approaches: What the SNN approaches as T grows.
         rates: Mean spikes per neuron and step of each Site, over the whole simulation.
         operations: Synaptic operations of one sample by T, over all stepped layers.
+        analog_operations: Multiply-adds of one sample by T, over all stepped layers whose input is analog.
         method, settings, seed: How the SNN was made.
         spikes: What one step of a neuron carries: ``"binary"``, ``"ternary"`` or ``"graded"``.
         capacity: How many levels of each sign one step can carry.
@@ -64,6 +65,7 @@ class Result:
     approaches: str
     rates: dict[str, float]
     operations: dict[int, float]
+    analog_operations: dict[int, float]
     method: str
     settings: dict[str, Any]
     seed: int
@@ -88,7 +90,7 @@ class Result:
         """
         try:
             raw = json.loads(text)
-            for key in ("curve", "scores", "delays", "operations"):
+            for key in ("curve", "scores", "delays", "operations", "analog_operations"):
                 raw[key] = {int(t): value for t, value in raw[key].items()}
             return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -242,6 +244,7 @@ class _Scoring:
             reference=ann.get(headline), reference_scores=ann, reference_name="ANN" if ann else "",
             approaches=made.reference, rates=self.counts.rates(),
             operations={t: self.counts.synaptic_operations(t) for t in self.marks},
+            analog_operations={t: self.counts.analog_operations(t) for t in self.marks},
             method=made.method, settings=made.settings, seed=made.seed,
             spikes=made.neuron.spikes, capacity=made.neuron.capacity, calibration_samples=made.calibration_samples,
             neurons_added=made.neurons_added, samples=self.counts.samples, uncounted=sorted(self.counts.uncounted),

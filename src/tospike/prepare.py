@@ -47,10 +47,12 @@ def prepare(ann: nn.Module, method: Method, *, example: Any) -> nn.Module:
     captured = capture(ann, example)
     make = parts.activation
 
-    def slot(site: Site, _: nn.Module | None) -> nn.Module:
-        activation = make(site)
-        activation.method = method
-        return activation
+    def slot(site: Site, activation: nn.Module) -> nn.Module:
+        if not site.operation.verdict.is_rectifier:
+            return activation
+        trainable = make(site)
+        trainable.method = method
+        return trainable
 
     place_sites(captured, slot)
     if not site_nodes(captured.graph):

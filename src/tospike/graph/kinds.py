@@ -57,6 +57,8 @@ class Verdict:
         cap: Upper bound of an activation, ``inf`` if it has none; in units of the activation.
         reason: Why the operation cannot be converted; empty if it can.
         remedy: What the user can do about it.
+        signed: Whether an activation passes negative values, for which a neuron needs negative spikes.
+        analog: Whether an activation is computed anew from all input at each step, since it is not piecewise linear.
     """
 
     kind: Kind
@@ -64,6 +66,13 @@ class Verdict:
     cap: float = math.inf
     reason: str = ""
     remedy: str = ""
+    signed: bool = False
+    analog: bool = False
+
+    @property
+    def is_rectifier(self) -> bool:
+        """Whether the activation is ``min(max(z, 0), cap)``, which every neuron can send."""
+        return self.kind is Kind.ACTIVATION and not self.signed and not self.analog
 
 
 @dataclass(frozen=True)
@@ -102,18 +111,23 @@ Rule = Callable[[Call], Verdict]
 
 
 def _always(kind: Kind, reason: str = "", remedy: str = "") -> Rule:
-    return lambda call: Verdict(kind, call.name, reason=reason.format(name=call.name), remedy=remedy)
+    return lambda call: Verdict(
+        kind, call.name, reason=reason.format(name=call.name), remedy=remedy.format(name=call.name)
+    )
 
 
-REPLACE = "Replace it by a ReLU (and fine-tune), or choose a ReLU version of the network."
+REPLACE = 'Pass analog="auto", or analog=["{name}"], to compute it in analog at every step; or replace it by a ReLU and fine-tune.'
 _linear = _always(Kind.LINEAR)
 _shape = _always(Kind.SHAPE)
 _nonlinear = _always(Kind.NONLINEAR, "{name} is not linear, so it does not commute with the mean over time", REPLACE)
-_signed = _always(
-    Kind.NONLINEAR,
-    "{name} passes negative values, which a neuron with unsigned spikes cannot send",
-    "Replace it by nn.ReLU and fine-tune; signed neurons are not available yet.",
-)
+
+
+def _signed(call: Call) -> Verdict:
+    return Verdict(Kind.ACTIVATION, call.name, signed=True)
+
+
+def _smooth(call: Call) -> Verdict:
+    return replace(_nonlinear(call), kind=Kind.ACTIVATION, signed=True, analog=True)
 
 
 def _product(call: Call) -> Verdict:
@@ -122,7 +136,7 @@ def _product(call: Call) -> Verdict:
         return Verdict(Kind.LINEAR, call.name)
     return Verdict(
         Kind.NONLINEAR, call.name, reason=f"{call.name} multiplies two signals, and a product of means is not the mean of products",
-        remedy="Remove the gating or attention, or choose a network without it.",
+        remedy=REPLACE.format(name=call.name).partition(";")[0] + "; or choose a network without gating and attention.",
     )  # fmt: skip
 
 
@@ -225,6 +239,7 @@ TABLE: tuple[tuple[str, str, Rule], ...] = (
     ("threshold", "Threshold", _threshold),
     ("leaky_relu", "LeakyReLU", _signed),
     ("prelu", "PReLU", _signed),
+    ("gelu silu hardswish mish elu celu selu softplus", "GELU SiLU Hardswish Mish ELU CELU SELU Softplus", _smooth),
     (_each("max_pool{}d"), _each("MaxPool{}d"), _pool_max),
     (_each("adaptive_max_pool{}d"), _each("AdaptiveMaxPool{}d"), _pool_max),
     (_each("conv{}d") + " " + _each("conv_transpose{}d"), _each("Conv{}d") + " " + _each("ConvTranspose{}d"), _product),

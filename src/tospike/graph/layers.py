@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tospike.graph.capture import Capture
-from tospike.graph.walk import add_module, module_of
+from tospike.graph.walk import add_module, constant_of, module_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -43,7 +43,7 @@ def lift_layers(captured: Capture) -> None:
             k: node.kwargs[k] for k in settings if k in node.kwargs
         }
         layer = _layer(
-            LAYERS[name], _constant(graph, weight), None if bias is None else _constant(graph, bias), options
+            LAYERS[name], constant_of(graph, weight), None if bias is None else constant_of(graph, bias), options
         )
         with graph.graph.inserting_after(node):
             lifted = graph.graph.call_module(add_module(graph, node.meta["operation"].path, layer), (given["input"],))
@@ -69,18 +69,6 @@ def _layer(kind: type[nn.Module], weight: Tensor, bias: Tensor | None, options: 
     layer.register_parameter("weight", nn.Parameter(weight.detach(), requires_grad=False))
     layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
     return layer
-
-
-def _constant(graph: fx.GraphModule, node: fx.Node) -> Tensor:
-    """Return the value of a node that depends on no input."""
-    needed = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for other in graph.graph.nodes:
-        if "operation" not in other.meta and all(source in copies for source in other.all_input_nodes):
-            copies[other] = needed.node_copy(other, copies.__getitem__)
-    needed.output(copies[node])
-    needed.eliminate_dead_code()
-    return fx.Interpreter(graph, graph=needed).run()  # type: ignore[no-any-return]
 
 
 def fold_batch_norm(captured: Capture) -> None:

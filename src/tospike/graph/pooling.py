@@ -42,7 +42,8 @@ def pool_before_neuron(captured: Capture) -> None:
 def _obstacle(graph: fx.GraphModule, source: fx.Node, pool: fx.Node) -> str:
     """Say why a pool cannot move before what it pools; empty if it can."""
     if "site" in source.meta:
-        return ""
+        verdict = source.meta["operation"].verdict
+        return f"it pools {verdict.name}, which is not monotone" if verdict.analog else ""
     operation = source.meta.get("operation")
     name = operation.verdict.name if operation else source.name
     if name in {"cat", "concat", "concatenate"} and _joins_channels(source, pool):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
@@ -13,8 +15,9 @@ from tospike.graph.capture import Capture, Operation, Site
 from tospike.graph.kinds import Kind, TrainableActivation
 from tospike.graph.layers import fold_batch_norm, is_weighted, lift_layers
 from tospike.graph.pooling import pool_before_neuron
-from tospike.graph.walk import add_module, reach, site_nodes
+from tospike.graph.walk import add_module, constant_of, module_of, reach, site_nodes
 
+Analog = Collection[str] | Literal["auto"]
 IDENTITIES = {"dropout", "identity", "alphadropout", "featurealphadropout", "alpha_dropout", "feature_alpha_dropout",
               "feature_dropout", "stochastic_depth", *(f"dropout{d}d" for d in (1, 2, 3))}  # fmt: skip
 
@@ -53,29 +56,73 @@ def rewrite(captured: Capture) -> None:
     captured.graph.recompile()
 
 
-def rectify(site: Site, called: nn.Module | None) -> nn.Module:
-    """Return what stands at a Site of the ANN: the trained activation if there is one, else a rectifier."""
-    return called if isinstance(called, TrainableActivation) else Rectifier(site.cap)
+class Function(nn.Module):
+    """An activation that the network calls as a function or method, with the settings that it passes.
+
+    Args:
+        function: The function.
+        args, kwargs: What it is given behind its input.
+
+    Example:
+        >>> import torch
+        >>> Function(torch.nn.functional.leaky_relu, (0.5,), {})(torch.tensor([-1.0, 1.0]))
+        tensor([-0.5000,  1.0000])
+    """
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__()
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Call the function, never in place."""
+        return self.function(z.clone(), *self.args, **self.kwargs)  # type: ignore[no-any-return]
 
 
-def place_sites(captured: Capture, slot: Callable[[Site, nn.Module | None], nn.Module] = rectify) -> None:
+def activation_of(graph: fx.GraphModule, node: fx.Node, operation: Operation) -> nn.Module:
+    """Return what stands at a Site of the ANN, as a module of ``z`` alone."""
+    called = module_of(graph, node)
+    if operation.verdict.is_rectifier and not isinstance(called, TrainableActivation):
+        return Rectifier(operation.verdict.cap)
+    if called is not None:
+        if getattr(called, "inplace", False):  # it would change the charge that a neuron keeps
+            out_of_place: Any = copy.copy(called)
+            out_of_place.inplace = False
+            return out_of_place  # type: ignore[no-any-return]
+        return called
+    target: Any = node.target
+    function = target if callable(target) else getattr(Tensor, target)
+    args, kwargs = fx.map_arg((node.args[1:], node.kwargs), lambda other: constant_of(graph, other))
+    return Function(function, tuple(args), dict(kwargs))
+
+
+def place_sites(
+    captured: Capture, slot: Callable[[Site, nn.Module], nn.Module] = lambda _, activation: activation
+) -> None:
     """Give every call of an activation a module of its own, so that no two of them can ever share a membrane.
 
     Args:
         captured: The graph to change.
-        slot: Returns what stands at a Site, given the Site and the module that is called there now, if it is one.
+        slot: Returns what stands at a Site, given the Site and the activation of the ANN there.
     """
     graph = captured.graph
     for node in captured.nodes(Kind.ACTIVATION):
         operation: Operation = node.meta["operation"]
-        called = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if operation.verdict.analog and not _between_layers(captured, node):
+            continue
+        activation = activation_of(graph, node, operation)
         site = Site(operation.path, operation, operation.shape[1:], operation.channel_axis, operation.verdict.cap)
         with graph.graph.inserting_after(node):
-            target = add_module(graph, site.name, slot(site, called), replaced=str(node.target))
+            target = add_module(graph, site.name, slot(site, activation), replaced=str(node.target))
             placed = graph.graph.call_module(target, (node.all_input_nodes[0],))
         placed.meta = {**node.meta, "site": site}
         node.replace_all_uses_with(placed)
         graph.graph.erase_node(node)
+
+
+def _between_layers(captured: Capture, node: fx.Node) -> bool:
+    weighted = [other for other in captured.graph.graph.nodes if is_weighted(captured.graph, other)]
+    behind, before = reach(captured.graph.graph, weighted)
+    return node in behind and node in before
 
 
 def drop_identities(captured: Capture) -> None:
@@ -86,11 +133,16 @@ def drop_identities(captured: Capture) -> None:
             captured.graph.graph.erase_node(node)
 
 
-def support_problems(captured: Capture) -> list[Problem]:
-    """List the operations that cannot be converted where they stand.
+def support_problems(captured: Capture, analog: Analog = ()) -> list[Problem]:
+    """List the operations that cannot be converted where they stand, and mark those that run in analog.
 
     A nonlinear operation is exact before the first weighted layer, where its input is constant in time, and behind the last
-    one, where it runs once on the mean; anywhere between it would have to be a neuron.
+    one, where it runs once on the mean. Anywhere between it is refused, unless it is allowed to be analog: then it becomes an
+    incremental operator, or a neuron that computes it.
+
+    Args:
+        captured: A rewritten network.
+        analog: Names of operations or module paths that may run in analog, or ``"auto"`` for all of them.
     """
     graph = captured.graph.graph
     behind_weights, before_weights = reach(graph, [node for node in graph.nodes if is_weighted(captured.graph, node)])
@@ -100,14 +152,19 @@ def support_problems(captured: Capture) -> list[Problem]:
         verdict = operation.verdict
         reason, remedy = verdict.reason, verdict.remedy
         read_out = node not in before_weights and node not in before_site
-        if verdict.kind is Kind.NONLINEAR and node in behind_weights and not read_out:
+        if (verdict.kind is Kind.NONLINEAR or verdict.analog) and node in behind_weights and not read_out:
             pass
         elif (
             verdict.kind is Kind.POOL_MAX and "before_neuron" not in node.meta and node in behind_site and not read_out
         ):
             reason = f"{verdict.name} cannot move before the neuron: {node.meta.get('obstacle', '')}"
-            remedy = "Pool directly behind the activation, or use average pooling."
+            remedy = f'Pass analog=["{verdict.name}"] for an incremental maximum, pool directly behind the activation, or average.'
         elif verdict.kind is not Kind.BATCH_MIXING:
+            continue
+        if verdict.kind is not Kind.BATCH_MIXING and (
+            analog == "auto" or verdict.name in analog or operation.path in analog
+        ):
+            node.meta["incremental"] = "site" not in node.meta
             continue
         problems.append(Problem(reason, where=operation.where, remedy=remedy))
     return problems

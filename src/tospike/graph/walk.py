@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 
 def site_nodes(graph: fx.GraphModule) -> list[fx.Node]:
@@ -54,3 +54,15 @@ def _has(graph: fx.GraphModule, path: str) -> bool:
             return False
         owner = getattr(owner, name)
     return True
+
+
+def constant_of(graph: fx.GraphModule, node: fx.Node) -> Tensor:
+    """Return the value of a node that depends on no input."""
+    needed = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for other in graph.graph.nodes:
+        if "operation" not in other.meta and all(source in copies for source in other.all_input_nodes):
+            copies[other] = needed.node_copy(other, copies.__getitem__)
+    needed.output(copies[node])
+    needed.eliminate_dead_code()
+    return fx.Interpreter(graph, graph=needed).run()  # type: ignore[no-any-return]

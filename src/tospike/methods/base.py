@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -28,6 +28,8 @@ class Parts:
         scale: Returns what finds the threshold of a Site, given the Site and the activation that stands there.
         calibration_batches: Batches that the scales watch; 0 if they need none, None for one pass over the loader.
         start: Initial potential as a share of the threshold.
+        pool: How a max-pool before a neuron pools currents that change in time: ``"running"`` takes the largest sum of all
+            currents so far, which is exact in the mean; ``"step"`` the largest current of each step, which is biased upwards.
         neuron: Which neuron stands at every Site.
         refiners: Corrections on the converted network, in the order in which they act at each place.
         time_steps: T that the refiners run; 0 without any.
@@ -39,6 +41,7 @@ class Parts:
     scale: Callable[[Site, nn.Module], Scale]
     calibration_batches: int | None
     start: float = 0.5
+    pool: Literal["running", "step"] = "running"
     neuron: NeuronModel = NeuronModel()  # noqa: RUF009
     refiners: tuple[Refiner, ...] = ()
     time_steps: int = 0

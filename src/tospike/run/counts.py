@@ -45,6 +45,7 @@ class Counts:
         neurons: Neurons of each Site, for one sample.
         spikes: Spikes of each Site at each step.
         operations: Synaptic operations of each weighted layer at each step.
+        multiply_adds: Multiply-adds of each weighted layer whose input is analog, at each step.
         uncounted: Stepped functions with weights that are not modules, whose operations are not counted.
     """
 
@@ -52,6 +53,7 @@ class Counts:
     neurons: dict[str, int] = field(default_factory=dict)
     spikes: dict[str, list[float]] = field(default_factory=dict)
     operations: dict[str, list[float]] = field(default_factory=dict)
+    multiply_adds: dict[str, list[float]] = field(default_factory=dict)
     uncounted: set[str] = field(default_factory=set)
     _t: int = 0
 
@@ -72,6 +74,9 @@ class Counts:
         if module is not None and isinstance(value, Tensor) and args and isinstance(args[0], Tensor):
             work = multiply_adds(module, args[0], value) / steps
             if work:
+                if node.all_input_nodes[0].meta.get("analog"):
+                    self._add(self.multiply_adds, node.meta["operation"].path, torch.full((steps,), float(work)))
+                    return
                 share = _active(args[0], steps) / (args[0].numel() / steps)
                 self._add(self.operations, node.meta["operation"].path, share * work)
         elif node.op == "call_function" and getattr(node.target, "__name__", "").startswith(("conv", "linear")):
@@ -93,7 +98,14 @@ class Counts:
 
     def synaptic_operations(self, time_steps: int) -> float:
         """Return the synaptic operations of one sample in its first steps, over all counted layers."""
-        return sum(sum(row[:time_steps]) for row in self.operations.values()) / max(self.samples, 1)
+        return self._per_sample(self.operations, time_steps)
+
+    def analog_operations(self, time_steps: int) -> float:
+        """Return the multiply-adds of one sample in its first steps, over all layers with analog input."""
+        return self._per_sample(self.multiply_adds, time_steps)
+
+    def _per_sample(self, table: dict[str, list[float]], time_steps: int) -> float:
+        return sum(sum(row[:time_steps]) for row in table.values()) / max(self.samples, 1)
 
 
 def _active(x: Tensor, steps: int) -> Tensor:

@@ -35,6 +35,7 @@ class Conversion:
         calibration_batches, calibration_samples: What the thresholds were measured on.
         seed: Seed of the calibration.
         inputs: Shape of one sample of each input.
+        analog: Operations that run in analog, with their places.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Conversion:
     calibration_batches: int = 0
     calibration_samples: int = 0
     seed: int = 0
+    analog: tuple[str, ...] = ()
 
     @property
     def neurons_added(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from tospike.graph.batches import Inputs
 from tospike.graph.kinds import Kind
 from tospike.graph.walk import reach, site_nodes
-from tospike.neurons.modules import State
+from tospike.neurons.incremental import Running
 
 Values = dict[fx.Node, Any]
 Watch = Callable[[fx.Node, tuple[Any, ...], Any, int], None]
@@ -67,12 +67,12 @@ class Plan:
             values[node] = next(given) if node.op == "placeholder" else call(self.graph, node, values)
         return values
 
-    def step(self, static: Values, state: dict[str, State], steps: int, watch: Watch | None = None) -> Values:
+    def step(self, static: Values, state: dict[str, Any], steps: int, watch: Watch | None = None) -> Values:
         """Advance the body by a chunk of time.
 
         Args:
             static: What `prepare` returned.
-            state: State of each Site's neurons by target, changed in place; empty before the first chunk.
+            state: What each Site and each incremental operation carries, by name, changed in place; empty before the first chunk.
             steps: Time steps in the chunk, folded into the batch axis of every value.
             watch: Called with each node of the body, its arguments, its value and the number of steps.
 
@@ -84,11 +84,12 @@ class Plan:
             for source in node.all_input_nodes:
                 if source not in values:
                     values[source] = static[source] if "site" in node.meta else _repeat(source, static[source], steps)
-            value = (
-                self._fire(node, node.all_input_nodes[0] in static, values, state, steps)
-                if "site" in node.meta
-                else call(self.graph, node, values)
-            )
+            if "site" in node.meta:
+                value = self._fire(node, node.all_input_nodes[0] in static, values, state, steps)
+            elif node.meta.get("incremental"):
+                value = self._increment(node, values, state, steps)
+            else:
+                value = call(self.graph, node, values)
             values[node] = value
             if watch is not None:
                 watch(node, tuple(values[source] for source in node.all_input_nodes), value, steps)
@@ -96,7 +97,7 @@ class Plan:
                 del values[node.all_input_nodes[0]]  # held without its time axis
         return {node: values[node].unflatten(0, (steps, -1)) for node in self.carried}
 
-    def _fire(self, node: fx.Node, constant: bool, values: Values, state: dict[str, State], steps: int) -> Tensor:
+    def _fire(self, node: fx.Node, constant: bool, values: Values, state: dict[str, Any], steps: int) -> Tensor:
         current = values[node.all_input_nodes[0]]
         currents = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
         neuron = self.graph.get_submodule(str(node.target))
@@ -105,6 +106,18 @@ class Plan:
             state[key] = neuron.initial(currents[0])  # type: ignore[operator]
         spikes, state[key] = neuron(currents, state[key])
         return spikes.flatten(0, 1)  # type: ignore[no-any-return]
+
+    def _increment(self, node: fx.Node, values: Values, state: dict[str, Any], steps: int) -> Any:
+        """Run an operation on the running means of its inputs, and return what that adds to the sum of its outputs."""
+        key = f"incremental {node.name}"
+        before = state.get(key) or Running()
+        signals = [
+            source for source in node.all_input_nodes if isinstance(values[source], Tensor) and is_signal(source)
+        ]
+        means, sums = before.means({source: values[source] for source in signals}, steps)
+        output = call(self.graph, node, {**values, **means})
+        state[key], increments = before.increments(output, sums, steps)
+        return increments
 
     def finish(self, static: Values, means: Values) -> Any:
         """Run the tail on time-averaged values ``[N, ...]`` and return the network's output."""
@@ -118,7 +131,8 @@ def _is_shape(node: fx.Node) -> bool:
     return "operation" in node.meta and node.meta["operation"].verdict.kind is Kind.SHAPE
 
 
-def _is_signal(node: fx.Node) -> bool:
+def is_signal(node: fx.Node) -> bool:
+    """Tell whether a node depends on the values of the input, not only on sizes."""
     return "operation" in node.meta and not _is_shape(node)
 
 
@@ -133,7 +147,7 @@ def _with_shapes(nodes: list[fx.Node], chosen: Iterable[fx.Node]) -> tuple[fx.No
 
 def _repeat(node: fx.Node, value: Any, steps: int) -> Any:
     """Repeat a signal that is constant in time for every step of a chunk; constants without a batch axis stay."""
-    if steps == 1 or not isinstance(value, Tensor) or not _is_signal(node):
+    if steps == 1 or not isinstance(value, Tensor) or not is_signal(node):
         return value
     return value.expand(steps, *value.shape).flatten(0, 1)
 

@@ -9,7 +9,6 @@ from torch import fx
 
 from tospike.errors import DataError, OptionError, Problem, SimulationError
 from tospike.graph.batches import Inputs, split_batch
-from tospike.neurons.modules import State
 from tospike.run.counts import Counts
 from tospike.run.plan import Plan, Values, zeros_like
 
@@ -139,7 +138,7 @@ class _Run:
 
     def __init__(self, plan: Plan, inputs: Inputs, counts: Counts | None) -> None:
         self.plan, self.counts = plan, counts
-        self.state: dict[str, State] = {}
+        self.state: dict[str, Any] = {}
         try:
             self.static = plan.prepare(inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -1,0 +1,129 @@
+"""Networks with smooth activations, gates and attention, converted with analog="auto"."""
+
+import pytest
+import torch
+from torch import nn
+
+import tospike as ts
+from tospike.errors import OptionError
+from tospike.parts.scales import Percentile
+
+models = pytest.importorskip("torchvision.models")
+timm = pytest.importorskip("timm")
+
+NETWORKS = {
+    "efficientnet_b0": lambda: models.efficientnet_b0(),
+    "mobilenet_v3_small": lambda: models.mobilenet_v3_small(),
+    "convnext_tiny": lambda: models.convnext_tiny(),
+    "regnet_y_400mf": lambda: models.regnet_y_400mf(),
+    "vit_b_16": lambda: models.vit_b_16(image_size=32),
+    "swin_t": lambda: models.swin_t(),
+    "lraspp_mobilenet_v3_large": lambda: models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None),
+    "timm ghostnet_100": lambda: timm.create_model("ghostnet_100"),
+    "timm seresnet18": lambda: timm.create_model("legacy_seresnet18"),
+}
+
+
+class Fine(Percentile):
+    """A thousandth of the largest activation, so that rounding is no excuse."""
+
+    def threshold(self):
+        return super().threshold() / 1000
+
+
+def build(name):
+    """Return a network whose signals neither vanish nor explode, although nobody trained it, and an input."""
+    torch.manual_seed(0)
+    ann = NETWORKS[name]()
+    for path, parameter in ann.named_parameters():
+        if path.endswith(("layer_scale", "heads.head.weight")):
+            nn.init.normal_(parameter, std=0.5)
+    x = torch.randn(8, 3, 32, 32) if name == "vit_b_16" else torch.randn(8, 3, 64, 64)
+    for module in ann.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # statistics of the batch itself
+    with torch.no_grad():
+        ann.train()(x)
+    return ann.eval(), x[:2]
+
+
+def tensor(output):
+    return output["out"] if isinstance(output, dict) else output
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_converts_in_analog_and_approaches_the_ann(name):
+    ann, x = build(name)
+    assert not ts.check(ann, x).ok
+    report = ts.check(ann, x, analog="auto")
+    assert report.ok, str(report)
+    fine = ts.RMP().using(
+        scale=lambda site, _: Fine(site, "channel", 1.0), start=0.5, neuron=ts.NeuronModel(capacity=2000, signed=True)
+    )
+    snn = ts.convert(ann, fine, calibration=[x], analog="auto")
+    assert len(snn.conversion.analog) == len(report.incremental) > 0
+    with torch.no_grad():
+        wanted = tensor(ann(x))
+    assert (tensor(snn(x, time_steps=4)) - wanted).norm() < 0.03 * wanted.norm()
+
+
+def test_every_problem_without_leave_names_its_place_and_the_leave_that_solves_it():
+    report = ts.check(*build("efficientnet_b0"))
+    assert len(report.problems) > 60
+    for problem in report.problems:
+        assert ".py:" in problem.where
+        assert "analog=" in problem.remedy
+
+
+def test_leave_can_be_given_by_name_or_path():
+    class Gated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.gate, self.b, self.c = nn.Linear(4, 8), nn.Sigmoid(), nn.Linear(8, 2), nn.Linear(2, 5)
+
+        def forward(self, x):
+            y = self.a(x)
+            return self.c(self.b(y.relu() * self.gate(y)).relu())
+
+    x = torch.randn(3, 4)
+    assert len(ts.check(Gated(), x).problems) == 2
+    assert len(ts.check(Gated(), x, analog=["mul"]).problems) == 1
+    assert ts.check(Gated(), x, analog=["mul", "gate"]).ok
+    snn = ts.convert(Gated(), ts.LTB(batches=5), calibration=[torch.randn(64, 4)], analog="auto")
+    assert snn.conversion.analog
+    result = ts.evaluate(snn, [(x, torch.zeros(3, dtype=torch.long))], time_steps=(1, 5), progress=False)
+    assert result.analog_operations == {
+        1: 16,
+        5: 80,
+    }  # 8 x 2 weights have no spikes to read
+    assert result.operations == {1: 0, 5: 0}
+
+
+@pytest.mark.parametrize("activation", [nn.LeakyReLU(0.2), nn.PReLU(4), nn.GELU(), nn.SiLU()])
+def test_activations_with_negative_values_need_signed_neurons_and_then_converge(activation):
+    ann = nn.Sequential(
+        nn.Conv2d(1, 4, 3), activation, nn.Flatten(), nn.Linear(64, 16), nn.LeakyReLU(), nn.Linear(16, 3)
+    ).double()
+    x = torch.randn(32, 1, 6, 6, dtype=torch.float64)
+    with pytest.raises(OptionError, match="unsigned neuron") as caught:
+        ts.convert(ann, ts.LTB(batches=5), calibration=[x], analog="auto")
+    assert len(caught.value.problems) == 2
+    snn = ts.convert(ann, ts.Ternary(time_steps=64).using(refiners=()), calibration=[x], analog="auto")
+    with torch.no_grad():
+        assert (snn(x, time_steps=64) - ann(x)).norm() < 0.1 * ann(x).norm()
+
+
+def test_functional_forms_pass_their_settings_on():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.slope = nn.Linear(4, 8), nn.Linear(8, 2), nn.Parameter(torch.tensor([0.3]))
+
+        def forward(self, x):
+            y = nn.functional.leaky_relu(self.a(x), 0.4)
+            return self.b(nn.functional.prelu(y, self.slope) + nn.functional.gelu(y, approximate="tanh"))
+
+    ann, x = Functional().double(), torch.randn(32, 4, dtype=torch.float64)
+    snn = ts.convert(ann, ts.Ternary(time_steps=128).using(refiners=()), calibration=[x], analog="auto")
+    with torch.no_grad():
+        assert (snn(x, time_steps=128) - ann(x)).norm() < 0.1 * ann(x).norm()
