@@ -6,6 +6,7 @@ from torch import nn
 
 import tospike as ts
 from tospike.errors import OptionError
+from tospike.parts.refiners import Refiner
 from tospike.parts.scales import Percentile
 
 models = pytest.importorskip("torchvision.models")
@@ -127,3 +128,27 @@ def test_functional_forms_pass_their_settings_on():
     snn = ts.convert(ann, ts.Ternary(time_steps=128).using(refiners=()), calibration=[x], analog="auto")
     with torch.no_grad():
         assert (snn(x, time_steps=128) - ann(x)).norm() < 0.1 * ann(x).norm()
+
+
+class Compare(Refiner):
+    """Corrects nothing; notes how far the mean emission of each Site is from the ANN's activation."""
+
+    def __init__(self):
+        self.errors = {}
+
+    def site(self, view):
+        emitted, target = view.emissions(0).mean(0), view.targets[0]
+        self.errors[view.site.name] = float((emitted - target).norm() / target.norm())
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "vit_b_16", "swin_t", "timm ghostnet_100"])
+def test_refiners_see_the_signals_of_the_run_through_analog_operations(name):
+    ann, x = build(name)
+    compare = Compare()
+    fine = ts.RMP().using(
+        scale=lambda site, _: Fine(site, "channel", 1.0), start=0.5, neuron=ts.NeuronModel(capacity=2000, signed=True),
+        refiners=(compare,), time_steps=3, refine_batches=1,
+    )  # fmt: skip
+    snn = ts.convert(ann, fine, calibration=[x], analog="auto")
+    assert list(compare.errors) == snn.site_names
+    assert max(compare.errors.values()) < 0.03

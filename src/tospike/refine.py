@@ -13,9 +13,10 @@ from torch import Tensor, fx
 from tospike.graph.batches import Inputs
 from tospike.graph.layers import is_weighted
 from tospike.graph.walk import module_of, reach, site_nodes
+from tospike.neurons.incremental import Running
 from tospike.neurons.modules import Neuron
 from tospike.parts.refiners import LayerView, Refiner, SiteView
-from tospike.run.plan import call
+from tospike.run.plan import call, increment, is_size
 
 
 @torch.no_grad()
@@ -66,7 +67,7 @@ class _Walk:
             self._operation(node, refiners)
         for source in node.all_input_nodes:
             self.left[source] -= 1
-            if not self.left[source]:
+            if not self.left[source] and not any(is_size(user) for user in source.users):  # sizes may be read again
                 self.ann.pop(source, None)
                 self.snn.pop(source, None)
 
@@ -96,20 +97,28 @@ class _Walk:
         if not any(source in self.snn for source in node.all_input_nodes):
             return
         self._layer(node, refiners)
-        self.snn[node] = [call(self.graph, node, self._inputs(node, number)) for number in range(len(self.batches))]
+        self.snn[node] = [self._run(node, self._inputs(node, number)) for number in range(len(self.batches))]
+
+    def _run(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        if node.meta.get("incremental") and node in self.stepped:
+            return increment(self.graph, node, values, Running(), self.steps)[0]
+        return call(self.graph, node, values)
 
     def _values(self, table: dict[fx.Node, list[Any]], number: int) -> dict[fx.Node, Any]:
         return {node: values[number] for node, values in table.items()}
 
-    def _inputs(self, node: fx.Node, number: int) -> dict[fx.Node, Any]:
+    def _inputs(self, node: fx.Node, number: int, *, repeated: bool = False) -> dict[fx.Node, Any]:
         """Return the SNN's inputs of a node, repeated in time or averaged over it, as the node needs them."""
+        repeated = repeated or node in self.stepped
         values = {}
         for source in node.all_input_nodes:
             folded = source in self.stepped and source in self.snn
             value = (self.snn if source in self.snn else self.ann)[source][number]
-            if node in self.stepped and not folded and isinstance(value, Tensor) and "operation" in source.meta:
+            if repeated and not folded and is_size(source):
+                value = call(self.graph, source, self._inputs(source, number, repeated=True))
+            elif repeated and not folded and isinstance(value, Tensor) and "operation" in source.meta:
                 value = value.expand(self.steps, *value.shape).flatten(0, 1)
-            elif node not in self.stepped and folded:
+            elif not repeated and folded:
                 value = _unfold(value, self.steps).mean(0)
             values[source] = value
         return values

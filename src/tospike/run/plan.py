@@ -52,9 +52,7 @@ class Plan:
         tail = {node for node in nodes if node in behind and node not in body}
         tail |= {node for node in nodes if node.op == "output"}
         static = [node for node in nodes if node not in behind and node not in body and node not in tail]
-        carried = [
-            node for node in nodes if node in body and not _is_shape(node) and any(u in tail for u in node.users)
-        ]
+        carried = [node for node in nodes if node in body and not is_size(node) and any(u in tail for u in node.users)]
         return cls(
             graph, inputs, tuple(static), _with_shapes(nodes, body), _with_shapes(nodes, tail), tuple(carried)
         )  # fmt: skip
@@ -87,7 +85,8 @@ class Plan:
             if "site" in node.meta:
                 value = self._fire(node, node.all_input_nodes[0] in static, values, state, steps)
             elif node.meta.get("incremental"):
-                value = self._increment(node, values, state, steps)
+                key = f"incremental {node.name}"
+                value, state[key] = increment(self.graph, node, values, state.get(key) or Running(), steps)
             else:
                 value = call(self.graph, node, values)
             values[node] = value
@@ -107,18 +106,6 @@ class Plan:
         spikes, state[key] = neuron(currents, state[key])
         return spikes.flatten(0, 1)  # type: ignore[no-any-return]
 
-    def _increment(self, node: fx.Node, values: Values, state: dict[str, Any], steps: int) -> Any:
-        """Run an operation on the running means of its inputs, and return what that adds to the sum of its outputs."""
-        key = f"incremental {node.name}"
-        before = state.get(key) or Running()
-        signals = [
-            source for source in node.all_input_nodes if isinstance(values[source], Tensor) and is_signal(source)
-        ]
-        means, sums = before.means({source: values[source] for source in signals}, steps)
-        output = call(self.graph, node, {**values, **means})
-        state[key], increments = before.increments(output, sums, steps)
-        return increments
-
     def finish(self, static: Values, means: Values) -> Any:
         """Run the tail on time-averaged values ``[N, ...]`` and return the network's output."""
         values = {**static, **means}
@@ -127,20 +114,21 @@ class Plan:
         return values[self.tail[-1]]
 
 
-def _is_shape(node: fx.Node) -> bool:
+def is_size(node: fx.Node) -> bool:
+    """Tell whether a node only reads sizes, which change when time is folded into the batch."""
     return "operation" in node.meta and node.meta["operation"].verdict.kind is Kind.SHAPE
 
 
 def is_signal(node: fx.Node) -> bool:
     """Tell whether a node depends on the values of the input, not only on sizes."""
-    return "operation" in node.meta and not _is_shape(node)
+    return "operation" in node.meta and not is_size(node)
 
 
 def _with_shapes(nodes: list[fx.Node], chosen: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
     """Add the size-reading nodes that the chosen ones need, and those that these need."""
     wanted = set(chosen)
     for node in reversed(nodes):
-        if _is_shape(node) and any(user in wanted for user in node.users):
+        if is_size(node) and any(user in wanted for user in node.users):
             wanted.add(node)
     return tuple(node for node in nodes if node in wanted)
 
@@ -150,6 +138,14 @@ def _repeat(node: fx.Node, value: Any, steps: int) -> Any:
     if steps == 1 or not isinstance(value, Tensor) or not is_signal(node):
         return value
     return value.expand(steps, *value.shape).flatten(0, 1)
+
+
+def increment(graph: fx.GraphModule, node: fx.Node, values: Values, before: Running, steps: int) -> tuple[Any, Running]:
+    """Run an operation on the running means of its inputs; return what that adds to the sum of its outputs, and the new state."""
+    signals = [source for source in node.all_input_nodes if isinstance(values[source], Tensor) and is_signal(source)]
+    means, sums = before.means({source: values[source] for source in signals}, steps)
+    after, emitted = before.increments(call(graph, node, {**values, **means}), sums, steps)
+    return emitted, after
 
 
 def call(graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
