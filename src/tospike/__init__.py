@@ -13,6 +13,7 @@ from tospike.methods import QCFS as QCFS
 from tospike.methods import RMP as RMP
 from tospike.methods import SNM as SNM
 from tospike.methods import AdvancedCalibration as AdvancedCalibration
+from tospike.methods import Auto as Auto
 from tospike.methods import Burst as Burst
 from tospike.methods import LightCalibration as LightCalibration
 from tospike.methods import Method as Method

@@ -22,6 +22,7 @@ from tospike.graph.kinds import Kind, TrainableActivation
 from tospike.graph.rewrite import Analog
 from tospike.graph.trace import run_network
 from tospike.graph.walk import reach, site_nodes
+from tospike.methods.auto import Auto
 from tospike.methods.base import Method, Parts
 from tospike.neurons.modules import Neuron
 from tospike.refine import refine
@@ -45,7 +46,7 @@ def convert(
 
     Args:
         ann: A trained network. It is converted as it computes in eval mode.
-        method: A conversion method, e.g. ``ts.LTB()``; None for a network made by `prepare`, which brings its own.
+        method: A conversion method, e.g. ``ts.LTB()``; with None the one that `prepare` left in the network, else ``ts.Auto()``.
         calibration: Batches of inputs, with or without targets; needed by methods that measure thresholds, and by
             ``delay="auto"``.
         example: One batch of inputs ``[N, ...]``; the first samples of the calibration data when None.
@@ -55,7 +56,7 @@ def convert(
         progress: Show a progress bar during long calibrations.
 
     Raises:
-        OptionError: No method was given and the network brings none; or its neurons cannot send what an activation passes.
+        OptionError: The network was prepared by several methods; or the neurons of the method cannot send what an activation passes.
         CaptureError: The network cannot be captured.
         UnsupportedOperationError: Operations that cannot be converted; all of them are listed.
         CalibrationError: The calibration data are missing, not finite, or leave a threshold at zero.
@@ -68,7 +69,7 @@ def convert(
         >>> snn.conversion.method, snn.site_names
         ('ltb', ['1'])
     """
-    chosen = method or _travelling_method(ann)
+    chosen = method or _default_method(ann)
     parts = chosen.parts()
     if calibration is None and parts.calibration_batches != 0:
         raise CalibrationError(
@@ -118,14 +119,16 @@ def convert(
     return SNN(captured.graph.eval().requires_grad_(False), captured.inputs, conversion).eval()
 
 
-def _travelling_method(ann: nn.Module) -> Method:
+def _default_method(ann: nn.Module) -> Method:
+    """Return the method that prepared a network, or `Auto` for a network that none did."""
     found: set[Method | None] = {module.method for module in ann.modules() if isinstance(module, TrainableActivation)}
     found.discard(None)
-    if len(found) != 1:
+    if not found:
+        return Auto()
+    if len(found) > 1:
         raise OptionError(
-            "No method was given" if not found else "The network was prepared by several methods",
-            got=", ".join(map(str, found)) or "a network without prepared activations",
-            expected="a method, or a network made by ts.prepare", remedy="Pass one, e.g. ts.convert(ann, ts.LTB(), calibration=loader).",
+            "The network was prepared by several methods", got=", ".join(map(str, found)), expected="one method",
+            remedy="Pass the one that counts, e.g. ts.convert(ann, ts.QCFS(levels=4), example=x).",
         )  # fmt: skip
     (only,) = found
     assert only is not None

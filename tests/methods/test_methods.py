@@ -19,7 +19,7 @@ METHODS = {
     "ltb": ts.LTB(batches=30), "robust-norm": ts.RobustNorm(percentile=1.0), "rmp": ts.RMP(), "snm": ts.SNM(),
     "light-calibration": ts.LightCalibration(time_steps=8), "advanced-calibration": ts.AdvancedCalibration(time_steps=8),
     "ftbc": ts.FTBC(time_steps=8), "ternary": ts.Ternary(time_steps=8), "burst": ts.Burst(time_steps=8, capacity=3),
-    "multi-threshold": ts.MultiThreshold(sizes=5),
+    "multi-threshold": ts.MultiThreshold(sizes=5), "auto": ts.Auto(time_steps=8),
 }  # fmt: skip
 
 
@@ -27,6 +27,15 @@ METHODS = {
 def test_contract(name):
     assert METHODS[name].name == name
     check_method(METHODS[name], error=0.6 if name == "rmp" else 0.5)
+
+
+@pytest.mark.parametrize("spikes", ["binary", "ternary", "graded"])
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_auto_keeps_to_the_kind_of_spikes_and_the_contract(spikes, steps):
+    method = ts.Auto(time_steps=steps, spikes=spikes)
+    assert method.parts().neuron.spikes == spikes
+    assert (2 if method.parts().neuron.signed else 1) * method.parts().neuron.capacity + 1 <= 15
+    check_method(method, time_steps=steps, error={1: 0.8, 2: 0.6, 8: 0.4}[steps])
 
 
 def test_every_training_free_method_is_tested():

@@ -1,5 +1,6 @@
 """Conversion methods, one file each or per family; importing one registers it."""
 
+from tospike.methods.auto import Auto as Auto
 from tospike.methods.base import METHODS as METHODS
 from tospike.methods.base import Method as Method
 from tospike.methods.base import Parts as Parts

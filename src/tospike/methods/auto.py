@@ -1,0 +1,70 @@
+"""The best known combination of parts for the T that will be run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tospike.errors import require
+from tospike.methods.base import Method, Parts, register
+from tospike.neurons.model import NeuronModel
+from tospike.parts.histogram import MinimalError
+from tospike.parts.refiners import ChannelBias, Reconstruct, Refiner, StepBias
+
+Spikes = Literal["binary", "ternary", "graded"]
+SPIKES: tuple[Spikes, ...] = ("binary", "ternary", "graded")
+LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
+
+
+@register("auto")
+@dataclass(frozen=True)
+class Auto(Method):
+    """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
+
+    Binary: integrate-and-fire, weights fitted to converted inputs, a bias per channel and step. Ternary: signed neurons with
+    memory, weights fitted, a bias per channel. Graded: 15 levels per step, signed from T = 2 on, without corrections.
+
+    Attributes:
+        time_steps: T that will be run.
+        spikes: What one step of a neuron may carry: ``"binary"``, ``"ternary"`` or ``"graded"``.
+        batches: Calibration batches for the thresholds.
+        refine_batches: Calibration batches for the corrections.
+
+    Source: own combination; what each part earns is measured in docs/benchmarks.md.
+
+    Example:
+        >>> Auto(time_steps=4, spikes="graded").parts().neuron
+        NeuronModel(capacity=7, signed=True, levels='uniform', total=None)
+    """
+
+    time_steps: int = 8
+    spikes: Spikes = "ternary"
+    batches: int = 10
+    refine_batches: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require(
+            "Auto",
+            ("time_steps", self.time_steps, self.time_steps >= 1, "the T that will be run, an integer >= 1", 8),
+            ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"),
+            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 10),
+            ("refine_batches", self.refine_batches, self.refine_batches >= 1, "an integer >= 1", 10),
+        )
+
+    def parts(self) -> Parts:
+        """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
+        neuron, refiners = self._choice()
+        levels = neuron.capacity * self.time_steps
+        return Parts(
+            scale=lambda site, _: MinimalError(site, "channel", levels, neuron.capacity), calibration_batches=self.batches,
+            neuron=neuron, refiners=refiners, time_steps=self.time_steps, refine_batches=self.refine_batches,
+        )  # fmt: skip
+
+    def _choice(self) -> tuple[NeuronModel, tuple[Refiner, ...]]:
+        if self.spikes == "binary":
+            return NeuronModel(), (Reconstruct(), StepBias())
+        if self.spikes == "ternary":
+            return NeuronModel(signed=True), (Reconstruct(), ChannelBias())
+        signed = self.time_steps > 1  # with one step there is nothing to take back
+        return NeuronModel(capacity=LEVELS // 2 if signed else LEVELS - 1, signed=signed), ()
