@@ -88,6 +88,25 @@ CASES = {
     "rate of zero": (lambda: ts.LTB(rate=0), OptionError, "rate"),
     "percentile of zero": (lambda: ts.RobustNorm(percentile=0), OptionError, "percentile"),
     "no levels": (lambda: ts.QCFS(levels=0), OptionError, "levels"),
+    "method by its name": (lambda: ts.convert(net(), "ltb", calibration=[X]), OptionError, "method"),
+    "method without settings": (lambda: ts.convert(net(), ts.LTB, calibration=[X]), OptionError, "method"),
+    "no network": (lambda: ts.convert(None, calibration=[X]), OptionError, "ann"),
+    "lazy network": (lambda: ts.check(nn.Sequential(nn.LazyLinear(2), nn.ReLU()), X), CaptureError, "lazy"),
+    "half precision": (lambda: calibrate([X.bfloat16()], net().bfloat16()), CaptureError, "precision"),
+    "a tensor for a loader": (lambda: calibrate(X), CalibrationError, r"calibration=\[x\]"),
+    "a number for a loader": (lambda: calibrate(5), OptionError, "calibration"),
+    "None in a loader": (lambda: calibrate([None]), CaptureError, "batch"),
+    "unknown analog operation": (lambda: ts.check(net(), X, analog=["softmx"]), OptionError, "analog"),
+    "fractional batches": (lambda: ts.LTB(batches=2.5), OptionError, "batches"),
+    "text for a number": (lambda: ts.LTB(batches="x"), OptionError, "batches"),
+    "test loader None": (lambda: ts.evaluate(converted(), None), OptionError, "loader"),
+    "ANN for an SNN": (lambda: ts.evaluate(net(), [(X, Y)]), OptionError, "snn"),
+    "one T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=4), OptionError, "time_steps"),
+    "task by its name": (lambda: ts.evaluate(converted(), [(X, Y)], task="regression"), OptionError, "task"),
+    "text for a checkpoint": (lambda: list(ts.simulate(converted(), X, time_steps=4, checkpoints=[2, "a"])), OptionError, "'a'"),
+    "second batch of other targets": (
+        lambda: ts.evaluate(converted(), [(X, Y), (X, Y[:, None])], progress=False), DataError, "classes"),
+    "training on another width": (lambda: ts.fit(net(), [(X[:, :2], Y)], epochs=1, progress=False), DataError, "network fails"),
     "no method, no data": (lambda: ts.convert(net(), example=X), CalibrationError, "auto"),
     "method that does not train": (lambda: ts.prepare(net(), ts.LTB(), example=X), OptionError, "ltb"),
     "T of zero": (lambda: converted()(X, time_steps=0), OptionError, "time_steps"),
@@ -122,6 +141,36 @@ def test_bad_input(name):
         assert problem.got, problem
         assert problem.expected, problem
         assert problem.remedy, problem
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_network_is_refused():
+    with pytest.raises(CaptureError, match="scripted"):
+        ts.check(torch.jit.script(net()), X)
+
+
+def test_a_prepared_network_needs_no_example():
+    ann = ts.prepare(net(), ts.QCFS(levels=4, initial=1.0), example=X)
+    assert ts.convert(ann).site_names == ["1"]
+
+
+def test_a_mask_of_booleans_is_an_operation_like_others():
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x):
+            y = self.a(x).relu()
+            return self.b(torch.where(y > 0.5, y, torch.zeros_like(y)).relu())
+
+    report = ts.check(Masked(), X)
+    assert {problem.what.split()[0] for problem in report.problems} == {"gt", "where"}
+
+
+def test_a_name_of_an_analog_operation_is_no_pattern():
+    ann = nn.Sequential(nn.Linear(3, 4), nn.ELU(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))
+    assert [p.where for p in ts.check(ann, X, analog="gelu").problems] == ["1 (elu)"]
 
 
 def test_all_problems_of_a_run_are_listed_at_once():

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import tospike as ts
 from tospike.errors import CaptureError
@@ -23,17 +24,19 @@ def test_replaces_activations_and_pools_of_a_copy():
 class Dropping(nn.Module):
     """Dropout written as a function, as many published networks have it."""
 
-    def __init__(self):
+    def __init__(self, function):
         super().__init__()
-        self.a, self.b = nn.Linear(8, 64), nn.Linear(64, 2)
+        self.a, self.b, self.function = nn.Linear(8, 64), nn.Linear(64, 2), function
 
     def forward(self, x):
-        return self.b(nn.functional.dropout(self.a(x).relu(), 0.5, self.training))
+        y = self.a(x).relu()
+        return self.b(self.function(y[:, :, None], 0.5, training=self.training)[..., 0])
 
 
-def test_functional_dropout_drops_in_training_and_not_in_evaluation():
+@pytest.mark.parametrize("function", [F.dropout, F.dropout1d, F.alpha_dropout, F.feature_alpha_dropout])
+def test_functional_dropout_drops_in_training_and_not_in_evaluation(function):
     x = torch.randn(4, 8)
-    made = ts.prepare(Dropping(), ts.QCFS(levels=4), example=x)
+    made = ts.prepare(Dropping(function), ts.QCFS(levels=4), example=x)
     assert not torch.equal(made(x), made(x))
     made.eval()
     assert torch.equal(made(x), made(x))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import nn
 
 from tospike.errors import Problem
@@ -58,7 +58,13 @@ class SupportReport:
 
     def print(self, console: Console) -> None:
         """Print the report to a rich console."""
-        table = Table("Site", "operation", "neurons", "source", title=f"{self.network}: {len(self.sites)} Sites")
+        table = Table(
+            "Site",
+            "operation",
+            "neurons",
+            Column("source", overflow="fold"),
+            title=f"{self.network}: {len(self.sites)} Sites",
+        )
         for site in self.sites:
             note = f" (copy of {site.copy_of})" if site.copy_of else ""
             table.add_row(site.name + note, _kind(site), " x ".join(map(str, site.shape)), site.operation.source)

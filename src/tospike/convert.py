@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import NoneType
 from typing import Any
 
 import torch
@@ -14,8 +15,15 @@ from torch import Tensor, nn
 
 from tospike.calibrate import Calibration, calibrate, inputs_of
 from tospike.check import rewritten
-from tospike.errors import CalibrationError, ConversionError, OptionError, Problem, UnsupportedOperationError
-from tospike.graph.batches import cycle
+from tospike.errors import (
+    CalibrationError,
+    ConversionError,
+    OptionError,
+    Problem,
+    UnsupportedOperationError,
+    require_type,
+)
+from tospike.graph.batches import cycle, move
 from tospike.graph.capture import Capture, Site
 from tospike.graph.inputs import example_of
 from tospike.graph.kinds import Kind, TrainableActivation
@@ -49,7 +57,7 @@ def convert(
         method: A conversion method, e.g. ``ts.LTB()``; with None the one that `prepare` left in the network, else ``ts.Auto()``.
         calibration: Batches of inputs, with or without targets; needed by methods that measure thresholds, and by
             ``delay="auto"``.
-        example: One batch of inputs ``[N, ...]``; the first samples of the calibration data when None.
+        example: One batch of inputs ``[N, ...]``; with None the first samples of the calibration data, or the one that `prepare` left.
         analog: Names of operations (``"softmax"``) or module paths that may run in analog, or ``"auto"`` for all. Such an
             operation is exact in the running mean, costs multiply-adds at every step, and is listed in the record.
         seed: Seed of the random generators during calibration (a shuffling loader draws from them).
@@ -69,6 +77,10 @@ def convert(
         >>> snn.conversion.method, snn.site_names
         ('ltb', ['1'])
     """
+    require_type("ann", ann, nn.Module, "an nn.Module", "Pass the trained network.")
+    require_type(
+        "method", method, (Method, NoneType), "a method with its settings", "Pass e.g. ts.LTB(), or ts.method(name)."
+    )
     chosen = method or _default_method(ann)
     parts = chosen.parts()
     if calibration is None and parts.calibration_batches != 0:
@@ -77,8 +89,16 @@ def convert(
             expected="an iterable of batches", remedy="Pass calibration=loader (training images, no labels needed).",
         )  # fmt: skip
     if example is None and calibration is not None:
+        require_type(
+            "calibration", calibration, Iterable, "an iterable of batches", "Pass a DataLoader or a list of batches."
+        )
+        if isinstance(calibration, Tensor):
+            raise CalibrationError("The calibration data are one tensor, not batches", got=str(tuple(calibration.shape)),
+                                   expected="an iterable of batches", remedy="Pass calibration=[x], or a DataLoader.")  # fmt: skip
         first = example_of(ann, _first(calibration))
         example = recursively_apply(lambda value: value[:EXAMPLE_SAMPLES] if value.ndim else value, first)
+    if example is None and calibration is None:
+        example = move(getattr(ann, "example", None), _device(ann))  # `prepare` leaves one
     captured, problems = rewritten(ann, example, analog)
     if problems:
         raise UnsupportedOperationError(f"{type(ann).__name__} cannot be converted", problems=problems)
@@ -117,6 +137,10 @@ def convert(
             ]
             refine(captured.graph, parts.refiners, batches, parts.time_steps, progress=progress)
     return SNN(captured.graph.eval().requires_grad_(False), captured.inputs, conversion).eval()
+
+
+def _device(ann: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in ann.parameters()), torch.device("cpu"))
 
 
 def _default_method(ann: nn.Module) -> Method:

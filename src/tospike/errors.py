@@ -195,3 +195,42 @@ def require(where: str, *limits: Limit | tuple[str, object, bool, str, object]) 
         raise OptionError(only.what, got=only.got, expected=only.expected, remedy=only.remedy)
     if problems:
         raise OptionError(f"Settings of {where} are out of range", problems=problems)
+
+
+def is_count(value: object) -> bool:
+    """Tell whether a value is an integer >= 1.
+
+    Example:
+        >>> is_count(3), is_count(2.5), is_count("3"), is_count(0)
+        (True, False, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_within(value: object, low: float, high: float) -> bool:
+    """Tell whether a value is a number in (low, high].
+
+    Example:
+        >>> is_within(0.5, 0, 1), is_within(0, 0, 1), is_within("0.5", 0, 1)
+        (True, False, False)
+    """
+    return isinstance(value, (int, float)) and low < value <= high
+
+
+def require_type(name: str, value: object, kinds: type | tuple[type, ...], expected: str, remedy: str) -> None:
+    """Raise unless an argument is of a kind.
+
+    Raises:
+        OptionError: It is not.
+
+    Example:
+        >>> require_type("task", "regression", int, "a Task", "Pass task=ts.Regression().")
+        Traceback (most recent call last):
+            ...
+        tospike.errors.OptionError: `task` is of the wrong kind
+          got: 'regression'
+          expected: a Task
+          do this: Pass task=ts.Regression().
+    """
+    if not isinstance(value, kinds):
+        raise OptionError(f"`{name}` is of the wrong kind", got=repr(value)[:80], expected=expected, remedy=remedy)

@@ -14,12 +14,12 @@ from rich.progress import track
 from torch import nn
 from torchmetrics import MetricCollection
 
-from tospike.errors import DataError, OptionError
+from tospike.errors import DataError, OptionError, require_type
 from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
-from tospike.run.simulate import Delay, check_run, simulate
+from tospike.run.simulate import Delay, check_run, ordered, simulate
 from tospike.tasks import Classification, Task
 
 _CLASSIFICATION = Classification()
@@ -95,7 +95,10 @@ class Result:
             return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                "This is no Result", got=str(error), expected="the JSON that Result.to_json wrote"
+                "This is no Result",
+                got=str(error),
+                expected="the JSON that Result.to_json wrote",
+                remedy="Evaluate again with save=.",
             ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -156,6 +159,10 @@ def evaluate(
         >>> sorted(ts.evaluate(snn, [(x, y)], time_steps=(2, 8), reference=ann, progress=False).curve)
         [2, 8]
     """
+    require_type("snn", snn, SNN, "an SNN", "Pass what ts.convert returned.")
+    require_type("loader", loader, Iterable, "an iterable of batches", "Pass a DataLoader or a list of batches.")
+    require_type("task", task, Task, "a Task", "Pass e.g. task=ts.Regression().")
+    require_type("time_steps", time_steps, Iterable, "numbers of steps", "Pass e.g. time_steps=(1, 2, 4, 8).")
     if not time_steps:
         raise OptionError(
             "`time_steps` is empty",
@@ -163,7 +170,7 @@ def evaluate(
             expected="at least one T",
             remedy="Pass time_steps=(1, 2, 4, 8).",
         )
-    marks = sorted(set(time_steps))
+    marks = ordered(time_steps)
     delays = check_run(marks, marks[-1], delay, snn.conversion.delay, steps_per_call, "auto")
     scoring = _Scoring(snn, task, marks, delay, delays, reference, steps_per_call)
     result = scoring.run(loader, device, progress)
@@ -227,8 +234,9 @@ class _Scoring:
         )  # fmt: skip
         predictions = {t: self.task.prediction(output) for t, output in outputs.items()}
         for t, prediction in predictions.items():
-            if t not in self.metrics:
+            if t == self.marks[0]:
                 self.task.check_target(prediction, target)
+            if t not in self.metrics:
                 self.metrics[t] = self.task.metrics(prediction)
             self.metrics[t].update(prediction, target)
         self.counts = counts

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from tospike.errors import CaptureError, OptionError, UnsupportedOperationError
 from tospike.graph.capture import Capture, Site, capture
 from tospike.graph.kinds import Kind
-from tospike.graph.rewrite import place_sites
+from tospike.graph.rewrite import IDENTITIES, place_sites
 from tospike.graph.walk import site_nodes
 from tospike.methods.base import Method
 
@@ -62,7 +64,11 @@ def prepare(ann: nn.Module, method: Method, *, example: Any) -> nn.Module:
     _restore_dropout(captured)
     captured.graph.delete_all_unused_submodules()
     captured.graph.recompile()
-    return captured.graph.train()
+    prepared: Any = captured.graph.train()
+    prepared.example = {
+        name: value[:1].cpu() for name, value in captured.example.items()
+    }  # what `convert` captures it with
+    return prepared  # type: ignore[no-any-return]
 
 
 def no_sites(captured: Capture) -> CaptureError:
@@ -88,16 +94,42 @@ def _average_pools(captured: Capture) -> None:
         graph.add_submodule(str(node.target), averaged)
 
 
+class _Dropout(nn.Module):
+    """A dropout that was called as a function, following train() and eval() as the network's own call did.
+
+    Args:
+        function: The function; its argument `training` is set at each call.
+        arguments: Its other arguments behind the input.
+    """
+
+    def __init__(self, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.function, self.arguments = function, arguments
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, **self.arguments, training=self.training)  # type: ignore[no-any-return]
+
+
 def _restore_dropout(captured: Capture) -> None:
     """Turn functional dropout, whose training flag was fixed at capture, into modules that follow train() and eval()."""
     graph = captured.graph
     for node, operation in list(captured.operations()):
-        if node.op == "call_function" and operation.verdict.name == "dropout":
-            rate: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-            name = f"{node.name}_module"
-            graph.add_submodule(name, nn.Dropout(rate))
-            with graph.graph.inserting_after(node):
-                placed: fx.Node = graph.graph.call_module(name, (node.args[0],))
-            placed.meta = dict(node.meta)
-            node.replace_all_uses_with(placed)
-            graph.graph.erase_node(node)
+        if node.op == "call_module" or operation.verdict.name not in IDENTITIES:
+            continue
+        try:
+            given = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments  # type: ignore[arg-type]
+            given.pop("training")
+        except (ValueError, TypeError, KeyError) as error:
+            raise UnsupportedOperationError(
+                "A dropout would stay off in training", where=operation.where, got=str(node.target),
+                expected="nn.Dropout, or a function of torch.nn.functional with training=self.training", remedy="Use one of these.",
+            ) from error  # fmt: skip
+        source, *_ = given.values()
+        arguments = dict(list(given.items())[1:])
+        name = f"{node.name}_module"
+        graph.add_submodule(name, _Dropout(node.target, arguments))  # type: ignore[arg-type]
+        with graph.graph.inserting_after(node):
+            placed: fx.Node = graph.graph.call_module(name, (source,))
+        placed.meta = dict(node.meta)
+        node.replace_all_uses_with(placed)
+        graph.graph.erase_node(node)

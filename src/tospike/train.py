@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from tospike.errors import OptionError, Problem, TrainingError
+from tospike.errors import DataError, Problem, TrainingError, is_count, is_within, require
 from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.graph.inputs import required_inputs
@@ -105,20 +106,18 @@ class _Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        limits = (
-            ("epochs", self.epochs >= 1, ">= 1"),
-            ("lr", 0 < self.lr < math.inf, "positive and finite"),
-            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
-            ("nesterov", self.momentum > 0 or not self.nesterov, "False without momentum"),
-            ("weight_decay", 0 <= self.weight_decay < math.inf, ">= 0 and finite"),
-            ("warmup_epochs", 0 <= self.warmup_epochs < max(1, self.epochs), "in [0, epochs)"),
-            ("clip_norm", self.clip_norm is None or self.clip_norm > 0, "positive or None"),
-            ("mixed_precision", self.mixed_precision in (None, *_DTYPES), "'bf16', 'fp16' or None"),
+        require(
+            "fit",
+            ("epochs", self.epochs, is_count(self.epochs), "an integer >= 1", 100),
+            ("lr", self.lr, is_within(self.lr, 0, sys.float_info.max), "positive and finite", 0.1),
+            ("momentum", self.momentum, self.momentum == 0 or is_within(1 - self.momentum, 0, 1), "in [0, 1)", 0.9),
+            ("nesterov", self.nesterov, self.momentum > 0 or not self.nesterov, "False without momentum", False),
+            ("weight_decay", self.weight_decay, self.weight_decay == 0 or is_within(self.weight_decay, 0, sys.float_info.max),
+             ">= 0 and finite", 5e-4),
+            ("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs < max(1, float(self.epochs)), "in [0, epochs)", 0),
+            ("clip_norm", self.clip_norm, self.clip_norm is None or self.clip_norm > 0, "positive or None", 1.0),
+            ("mixed_precision", self.mixed_precision, self.mixed_precision in (None, *_DTYPES), "'bf16', 'fp16' or None", None),
         )  # fmt: skip
-        broken = [(f"{name}={getattr(self, name)!r}", f"{name} {limit}") for name, kept, limit in limits if not kept]
-        if broken:
-            got, expected = (", ".join(texts) for texts in zip(*broken, strict=True))
-            raise OptionError("A training setting is out of range", where="fit", got=got, expected=expected)
 
     def rate(self, done: float) -> float:
         """Learning rate after ``done`` epochs: linear up during the warm-up, then half a cosine down to 0."""
@@ -305,7 +304,14 @@ class _Run:
         inputs, target = move(split_batch(batch, self.names), self.device)
         dtype = _DTYPES.get(self.settings.mixed_precision or "")
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            output = self.model(*inputs.values())
+            try:
+                output = self.model(*inputs.values())
+            except RuntimeError as error:
+                got = "; ".join(f"{name}: {tuple(value.shape)} {value.dtype}" for name, value in inputs.items())
+                raise DataError(
+                    "The network fails on a batch", got=f"{got}; {str(error).splitlines()[0]}", expected="what ann(inputs) accepts",
+                    remedy="Reshape or convert the inputs in the loader.",
+                ) from error  # fmt: skip
         return convert_to_fp32(output), target, next(iter(inputs.values())).shape[0]
 
     def _update(self, metrics: MetricCollection | None, output: Any, target: Any) -> MetricCollection:

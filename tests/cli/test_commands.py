@@ -24,7 +24,11 @@ def test_check_of_a_zoo_network_says_that_it_converts(capsys):
     [
         (["train", "fashion-resnet"], "Did you mean"),
         (["check", "no.such:network"], "module:callable"),
-        (["check", "nothing"], "Unknown recipe"),
+        (["check", "nothing"], "module:callable"),
+        (["check", "os:getcwd"], "nn.Module"),
+        (["check", ":"], "module:callable"),
+        (["demo", "--samples", "-5"], "samples"),
+        (["train", "digits-relu", "--epochs", "1", "--out", "/proc/nope"], "/proc"),
         (["demo", "--dataset", "mnist"], "Unknown demo data"),
     ],
 )

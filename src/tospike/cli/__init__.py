@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         Console(stderr=True).print(f"[bold red]error:[/] {type(error).__name__}", highlight=False)
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt as stopped:
         print(stopped or "interrupted", file=sys.stderr)
         return 130

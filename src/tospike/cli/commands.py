@@ -16,7 +16,8 @@ from torch import nn
 
 import tospike as ts
 from tospike import data, zoo
-from tospike.errors import OptionError
+from tospike.errors import OptionError, refuse_unknown, require, require_type
+from tospike.files import replacing
 from tospike.report import curve_table, draw_curve
 from tospike.zoo.recipes import Recipe, recipe
 
@@ -34,8 +35,12 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
         seed: Seed of the calibration order.
     """
     console = Console()
-    if dataset not in ("auto", "fashion-mnist", "digits"):
-        raise OptionError("Unknown demo data", got=repr(dataset), expected="auto, fashion-mnist or digits")
+    refuse_unknown("demo data", dataset, ("auto", "fashion-mnist", "digits"))
+    require(
+        "the demo",
+        ("samples", samples, samples >= 0, "an integer >= 0", 1000),
+        ("batches", batches, batches >= 1, "an integer >= 1", 200),
+    )
     if dataset == "auto":
         dataset = "fashion-mnist" if data.is_available("fashion-mnist") and len(zoo.available()) > 1 else "digits"
     found = data.load(dataset)
@@ -87,20 +92,22 @@ def methods() -> int:
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]
         table.add_row(name, "", "", (cls.__doc__ or "").splitlines()[0], style="bold")
         for field in fields:
-            table.add_row("", field.name, repr(field.default), "")
+            needed = field.name == "time_steps" and not field.default
+            table.add_row("", field.name, "required" if needed else repr(field.default), "")
     Console().print(table)
     return 0
 
 
-def check(network: str, shape: list[int] | None = None) -> int:
+def check(network: str, shape: list[int] | None = None, analog: list[str] | None = None) -> int:
     """Report whether a network converts, every activation in it, and everything that stands in the way.
 
     Args:
         network: A name of the zoo, or "module:callable" that returns the network, e.g. torchvision.models:resnet18.
         shape: Shape of the example input, batch first; [1, 3, 224, 224] when not given for a "module:callable".
+        analog: Operations that may run in analog, e.g. [softmax, mul], or [auto] for all of them.
     """
     ann, example = _network(network, shape)
-    report = ts.check(ann, example)
+    report = ts.check(ann, example, analog="auto" if analog == ["auto"] else analog or ())
     report.print(Console())
     return 0 if report.ok else 1
 
@@ -108,15 +115,23 @@ def check(network: str, shape: list[int] | None = None) -> int:
 def _network(name: str, shape: list[int] | None) -> tuple[nn.Module, torch.Tensor]:
     module, found, attribute = name.partition(":")
     if not found:
+        if name not in zoo.available():
+            raise OptionError(
+                "There is no such network", got=repr(name), expected=f"one of {', '.join(zoo.available())}, or module:callable",
+                remedy="Name e.g. torchvision.models:resnet18, or your own module:function.",
+            )  # fmt: skip
         default = [1, *zoo.EXAMPLES[recipe(zoo.ALIASES.get(name, name)).data]]
         return zoo.load(name), torch.zeros(shape or default)
     try:
         ann = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # the user's own code may raise anything
         raise OptionError(
             "The network cannot be built", got=f"{name}: {error}", expected="module:callable without arguments",
             remedy="Write a small function that builds it, and name that.",
         ) from error  # fmt: skip
+    require_type(
+        "network", ann, nn.Module, "a callable that returns an nn.Module", "Name a function that builds the network."
+    )
     return ann, torch.zeros(shape or [1, 3, 224, 224])
 
 
@@ -135,7 +150,8 @@ def train(name: str, out: str = "runs", root: str | None = None, epochs: int | N
     found = data.load(entry.data, root, **entry.data_options)
     ann, history = _train(entry, found, Path(out, f"{name}.pt"), resume)
     path = zoo.save(ann, name, Path(out))
-    Path(out, f"{name}.json").write_text(history.to_json(), encoding="utf-8")
+    with replacing(Path(out, f"{name}.json")) as written:
+        written.write_text(history.to_json(), encoding="utf-8")
     Console().print(f"{path}: {history.last.test_scores}", highlight=False)
     return 0
 

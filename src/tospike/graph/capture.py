@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tospike.errors import Problem
+from tospike.errors import CaptureError, Problem
 from tospike.graph.batches import Inputs, split_batch
 from tospike.graph.inputs import input_names
 from tospike.graph.kinds import Kind, Verdict, judge
@@ -124,6 +124,7 @@ def capture(ann: nn.Module, example: Any) -> Capture:
         >>> [operation.verdict.name for _, operation in captured.operations()]
         ['input', 'linear', 'relu', 'output']
     """
+    _refuse_kinds(ann)
     names = input_names(ann, example)
     inputs, _ = split_batch(example if isinstance(example, dict) else (list(_as_tuple(example)),), names)
     copied = copy.deepcopy(ann).eval()
@@ -131,6 +132,20 @@ def capture(ann: nn.Module, example: Any) -> Capture:
     captured = Capture(trace(copied, names), names, inputs, _weight_problems(copied))
     _annotate(captured)
     return captured
+
+
+def _refuse_kinds(ann: object) -> None:
+    """Refuse what is no network of plain, initialised float32 or float64 weights."""
+    if not isinstance(ann, nn.Module) or isinstance(ann, torch.jit.ScriptModule):
+        raise CaptureError("This is no network that can be captured", got=repr(ann)[:80], expected="an nn.Module that is not scripted",
+                           remedy="Pass the module itself, built in Python.")  # fmt: skip
+    for name, parameter in ann.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise CaptureError("A lazy layer has no weights yet", where=name, got="an uninitialised parameter", expected="a trained network",
+                               remedy="Run the network once, ann(example), and load its weights.")  # fmt: skip
+        if parameter.is_floating_point() and parameter.dtype not in (torch.float32, torch.float64):
+            raise CaptureError("Networks are converted in single or double precision", where=name, got=str(parameter.dtype),
+                               expected="float32 or float64", remedy="Pass ann.float(), and inputs x.float().")  # fmt: skip
 
 
 def _as_tuple(example: Any) -> tuple[Any, ...]:
@@ -200,6 +215,8 @@ def _mixes_batch(alone: Any, doubled: Any) -> bool:
         return False
     if not isinstance(doubled, Tensor) or doubled.ndim == 0 or doubled.shape != (2 * alone.shape[0], *alone.shape[1:]):
         return True
+    if not alone.is_floating_point():
+        return not torch.equal(doubled[: alone.shape[0]], alone)
     scale = float(alone.nan_to_num().abs().max()) if alone.numel() else 0.0
     return not torch.allclose(doubled[: alone.shape[0]], alone, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
 

@@ -78,6 +78,9 @@ def example_of(ann: nn.Module, batch: Any) -> Any:
     if isinstance(batch, dict):
         accepted = accepted_inputs(ann)
         return {key: value for key, value in batch.items() if key in accepted}
+    if not isinstance(batch, (tuple, list)):
+        raise CaptureError("A batch cannot be read", got=repr(batch)[:80], expected="a tensor, a tuple, a list or a dict",
+                           remedy="Let the loader yield (input, target), input alone, or a dict by argument name.")  # fmt: skip
     if batch and isinstance(batch[0], dict):
         return batch[0]
     if batch and isinstance(batch[0], (tuple, list)):

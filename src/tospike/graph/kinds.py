@@ -116,10 +116,11 @@ def _always(kind: Kind, reason: str = "", remedy: str = "") -> Rule:
     )
 
 
-REPLACE = 'Pass analog="auto", or analog=["{name}"], to compute it in analog at every step; or replace it by a ReLU and fine-tune.'
+ALLOW = 'Pass analog=["{name}"], or analog="auto", to run it in analog, exact in the running mean.'
+REPLACE = 'Pass analog=["{name}"], or analog="auto", for signed neurons that compute it; or replace it by a ReLU and fine-tune.'
 _linear = _always(Kind.LINEAR)
 _shape = _always(Kind.SHAPE)
-_nonlinear = _always(Kind.NONLINEAR, "{name} is not linear, so it does not commute with the mean over time", REPLACE)
+_nonlinear = _always(Kind.NONLINEAR, "{name} is not linear, so it does not commute with the mean over time", ALLOW)
 
 
 def _signed(call: Call) -> Verdict:
@@ -127,7 +128,10 @@ def _signed(call: Call) -> Verdict:
 
 
 def _smooth(call: Call) -> Verdict:
-    return replace(_nonlinear(call), kind=Kind.ACTIVATION, signed=True, analog=True)
+    verdict = _always(
+        Kind.ACTIVATION, "{name} is smooth, so spikes can only send it if it is computed at every step", REPLACE
+    )(call)
+    return replace(verdict, signed=True, analog=True)
 
 
 def _product(call: Call) -> Verdict:
@@ -136,7 +140,7 @@ def _product(call: Call) -> Verdict:
         return Verdict(Kind.LINEAR, call.name)
     return Verdict(
         Kind.NONLINEAR, call.name, reason=f"{call.name} multiplies two signals, and a product of means is not the mean of products",
-        remedy=REPLACE.format(name=call.name).partition(";")[0] + "; or choose a network without gating and attention.",
+        remedy=ALLOW.format(name=call.name),
     )  # fmt: skip
 
 
@@ -260,6 +264,7 @@ TABLE: tuple[tuple[str, str, Rule], ...] = (
     ("dropout alpha_dropout feature_dropout feature_alpha_dropout " + _each("dropout{}d"), "", _dropout),
     ("", "Dropout AlphaDropout FeatureAlphaDropout " + _each("Dropout{}d"), _dropout),
     ("stochastic_depth", "", lambda call: _dropout(replace(call, args=(*call.args[:2], call.argument(3, "training", True))))),
+    ("zeros_like ones_like full_like new_zeros new_ones new_full", "", _linear),
     ("getitem", "", _item),
     ("where", "", _where),
     ("masked_fill", "", _masked),

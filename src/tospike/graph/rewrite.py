@@ -6,18 +6,18 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Collection
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, fx, nn
 
-from tospike.errors import Problem
+from tospike.errors import Problem, refuse_unknown
 from tospike.graph.capture import Capture, Operation, Site
 from tospike.graph.kinds import Kind, TrainableActivation
 from tospike.graph.layers import fold_batch_norm, is_weighted, lift_layers
 from tospike.graph.pooling import pool_before_neuron
 from tospike.graph.walk import add_module, constant_of, module_of, reach, site_nodes
 
-Analog = Collection[str] | Literal["auto"]
+Analog = Collection[str] | str
 IDENTITIES = {"dropout", "identity", "alphadropout", "featurealphadropout", "alpha_dropout", "feature_alpha_dropout",
               "feature_dropout", "stochastic_depth", *(f"dropout{d}d" for d in (1, 2, 3))}  # fmt: skip
 
@@ -144,6 +144,14 @@ def support_problems(captured: Capture, analog: Analog = ()) -> list[Problem]:
         captured: A rewritten network.
         analog: Names of operations or module paths that may run in analog, or ``"auto"`` for all of them.
     """
+    names = {analog} if isinstance(analog, str) else set(analog)
+    known = {text for _, operation in captured.operations() for text in (operation.verdict.name, operation.path)}
+    refuse_unknown(
+        "operation in `analog`",
+        names - {"auto"},
+        sorted(known),
+        remedy='Name what ts.check lists, or pass analog="auto".',
+    )
     graph = captured.graph.graph
     behind_weights, before_weights = reach(graph, [node for node in graph.nodes if is_weighted(captured.graph, node)])
     behind_site, before_site = reach(graph, site_nodes(captured.graph))
@@ -161,9 +169,7 @@ def support_problems(captured: Capture, analog: Analog = ()) -> list[Problem]:
             remedy = f'Pass analog=["{verdict.name}"] for an incremental maximum, pool directly behind the activation, or average.'
         elif verdict.kind is not Kind.BATCH_MIXING:
             continue
-        if verdict.kind is not Kind.BATCH_MIXING and (
-            analog == "auto" or verdict.name in analog or operation.path in analog
-        ):
+        if verdict.kind is not Kind.BATCH_MIXING and (analog == "auto" or {verdict.name, operation.path} & names):
             node.meta["incremental"] = "site" not in node.meta
             continue
         problems.append(Problem(reason, where=operation.where, remedy=remedy))

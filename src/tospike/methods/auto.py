@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tospike.errors import require
+from tospike.errors import is_count, require
 from tospike.methods.base import Method, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
@@ -46,10 +46,10 @@ class Auto(Method):
         """Check the settings."""
         require(
             "Auto",
-            ("time_steps", self.time_steps, self.time_steps >= 1, "the T that will be run, an integer >= 1", 8),
+            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
             ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"),
-            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, self.refine_batches >= 1, "an integer >= 1", 10),
+            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
+            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
         )
 
     def parts(self) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tospike.errors import require
+from tospike.errors import is_count, require
 from tospike.methods.base import Method, Parts, register
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import ChannelBias, Potential, Reconstruct
@@ -38,9 +38,9 @@ class LightCalibration(Method):
         """Check the settings."""
         require(
             type(self).__name__,
-            ("time_steps", self.time_steps, self.time_steps >= 1, "the T that will be run, an integer >= 1", 8),
-            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, self.refine_batches >= 1, "an integer >= 1", 10),
+            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
+            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
+            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
         )
 
     def parts(self) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import require
+from tospike.errors import is_count, is_within, require
 from tospike.methods.base import Method, Parts, register
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import StepBias
@@ -42,11 +42,11 @@ class FTBC(Method):
         """Check the settings."""
         require(
             "FTBC",
-            ("time_steps", self.time_steps, self.time_steps >= 1, "the T that will be run, an integer >= 1", 8),
-            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, self.refine_batches >= 1, "an integer >= 1", 10),
-            ("rate", self.rate, 0 < self.rate <= 1, "a number in (0, 1]", 0.5),
-            ("rounds", self.rounds, self.rounds >= 1, "an integer >= 1", 8),
+            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
+            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
+            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
+            ("rate", self.rate, is_within(self.rate, 0, 1), "a number in (0, 1]", 0.5),
+            ("rounds", self.rounds, is_count(self.rounds), "an integer >= 1", 8),
         )
 
     def parts(self) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import require
+from tospike.errors import is_count, require
 from tospike.methods.base import Method, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
@@ -39,9 +39,9 @@ class Burst(Method):
         """Check the settings."""
         require(
             "Burst",
-            ("time_steps", self.time_steps, self.time_steps >= 1, "the T that will be run, an integer >= 1", 8),
-            ("capacity", self.capacity, self.capacity >= 1, "an integer >= 1", 5),
-            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 10),
+            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
+            ("capacity", self.capacity, is_count(self.capacity), "an integer >= 1", 5),
+            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
         )
 
     def parts(self) -> Parts:
@@ -79,8 +79,8 @@ class MultiThreshold(Method):
         """Check the settings."""
         require(
             "MultiThreshold",
-            ("sizes", self.sizes, self.sizes >= 1, "an integer >= 1", 6),
-            ("batches", self.batches, self.batches is None or self.batches >= 1, "an integer >= 1, or None", 10),
+            ("sizes", self.sizes, is_count(self.sizes), "an integer >= 1", 6),
+            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 10),
         )
 
     def parts(self) -> Parts:

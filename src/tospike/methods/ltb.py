@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import require
+from tospike.errors import is_count, is_within, require
 from tospike.methods.base import Method, Parts, register
 from tospike.parts.scales import GRANULARITIES, Granularity, LocalBalance
 
@@ -46,8 +46,8 @@ class LTB(Method):
         """Check the settings."""
         require(
             "LTB",
-            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 1000),
-            ("rate", self.rate, 0 < self.rate <= 1, "a number in (0, 1]", 1.0),
+            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 1000),
+            ("rate", self.rate, is_within(self.rate, 0, 1), "a number in (0, 1]", 1.0),
             ("granularity", self.granularity, self.granularity in GRANULARITIES, f"one of {GRANULARITIES}", "channel"),
         )
 

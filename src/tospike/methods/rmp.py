@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import require
+from tospike.errors import is_count, require
 from tospike.methods.base import Method, Parts, register
 from tospike.parts.scales import Percentile
 
@@ -32,7 +32,8 @@ class RMP(Method):
     def __post_init__(self) -> None:
         """Check the settings."""
         require(
-            "RMP", ("batches", self.batches, self.batches is None or self.batches >= 1, "an integer >= 1, or None", 100)
+            "RMP",
+            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 100),
         )
 
     def parts(self) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import require
+from tospike.errors import is_count, is_within, require
 from tospike.methods.base import Method, Parts, register
 from tospike.parts.scales import GRANULARITIES, Granularity, Percentile
 
@@ -40,8 +40,8 @@ class RobustNorm(Method):
         """Check the settings."""
         require(
             "RobustNorm",
-            ("percentile", self.percentile, 0 < self.percentile <= 1, "a number in (0, 1]", 0.999),
-            ("batches", self.batches, self.batches is None or self.batches >= 1, "an integer >= 1, or None", 100),
+            ("percentile", self.percentile, is_within(self.percentile, 0, 1), "a number in (0, 1]", 0.999),
+            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 100),
             ("granularity", self.granularity, self.granularity in GRANULARITIES, f"one of {GRANULARITIES}", "layer"),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import require
+from tospike.errors import is_count, require
 from tospike.methods.base import Method, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
@@ -36,7 +36,8 @@ class SNM(Method):
     def __post_init__(self) -> None:
         """Check the settings."""
         require(
-            "SNM", ("batches", self.batches, self.batches is None or self.batches >= 1, "an integer >= 1, or None", 100)
+            "SNM",
+            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 100),
         )
 
     def parts(self) -> Parts:
@@ -72,9 +73,9 @@ class Ternary(Method):
         """Check the settings."""
         require(
             "Ternary",
-            ("time_steps", self.time_steps, self.time_steps >= 1, "the T that will be run, an integer >= 1", 8),
-            ("batches", self.batches, self.batches >= 1, "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, self.refine_batches >= 1, "an integer >= 1", 10),
+            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
+            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
+            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
         )
 
     def parts(self) -> Parts:

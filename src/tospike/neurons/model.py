@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tospike.errors import require
+from tospike.errors import is_count, require
 
 LevelSet = Literal["uniform", "nearest"]
 LEVEL_SETS: tuple[LevelSet, ...] = ("uniform", "nearest")
@@ -38,9 +38,9 @@ class NeuronModel:
         """Check the settings."""
         require(
             "the neuron",
-            ("capacity", self.capacity, self.capacity >= 1, "an integer >= 1", 1),
+            ("capacity", self.capacity, is_count(self.capacity), "an integer >= 1", 1),
             ("levels", self.levels, self.levels in LEVEL_SETS, f"one of {LEVEL_SETS}", "uniform"),
-            ("total", self.total, self.total is None or self.total >= 1, "an integer >= 1, or None", None),
+            ("total", self.total, self.total is None or is_count(self.total), "an integer >= 1, or None", None),
             ("signed", self.signed, self.signed or self.total is None, "True together with total=", True),
         )  # fmt: skip
 
@@ -50,8 +50,3 @@ class NeuronModel:
         if self.capacity > 1:
             return "graded"
         return "ternary" if self.signed else "binary"
-
-    @property
-    def span(self) -> int:
-        """How often the largest emission of one step contains θ."""
-        return self.capacity if self.levels == "uniform" else 1

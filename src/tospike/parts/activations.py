@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tospike.errors import require
+from tospike.errors import is_count, is_within, require
 from tospike.graph.kinds import TrainableActivation
 
 Gradient = Literal["clip-first", "floor-first", "half-open"]
@@ -104,9 +105,9 @@ class ClipFloorShift(TrainableActivation):
         super().__init__()
         require(
             "the clip-floor-shift activation",
-            ("levels", levels, levels >= 1, "an integer >= 1", 4),
-            ("shift", shift, 0.0 <= shift <= 1.0, "a number in [0, 1]", 0.5),
-            ("initial", initial, 0.0 < initial < float("inf"), "a positive, finite number", 8.0),
+            ("levels", levels, is_count(levels), "an integer >= 1", 4),
+            ("shift", shift, shift == 0 or is_within(shift, 0, 1), "a number in [0, 1]", 0.5),
+            ("initial", initial, is_within(initial, 0, sys.float_info.max), "a positive, finite number", 8.0),
             ("gradient", gradient, gradient in GRADIENTS, f"one of {GRADIENTS}", GRADIENTS[0]),
         )
         self.levels, self.shift, self.gradient = levels, shift, gradient

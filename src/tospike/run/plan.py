@@ -140,6 +140,15 @@ def _repeat(node: fx.Node, value: Any, steps: int) -> Any:
     return value.expand(steps, *value.shape).flatten(0, 1)
 
 
+def _plain(output: Any) -> Any:
+    """Return an output in Python's own containers instead of the immutable ones of a graph."""
+    if isinstance(output, dict):
+        return {key: _plain(value) for key, value in output.items()}
+    if isinstance(output, (tuple, list)) and not hasattr(output, "_fields"):
+        return (list if isinstance(output, list) else tuple)(map(_plain, output))
+    return output
+
+
 def increment(graph: fx.GraphModule, node: fx.Node, values: Values, before: Running, steps: int) -> tuple[Any, Running]:
     """Run an operation on the running means of its inputs; return what that adds to the sum of its outputs, and the new state."""
     signals = [source for source in node.all_input_nodes if isinstance(values[source], Tensor) and is_signal(source)]
@@ -152,7 +161,7 @@ def call(graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
     """Compute one node from the values of the nodes that it reads."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
     if node.op == "output":
-        return args[0]
+        return _plain(args[0])
     if node.op == "get_attr":
         owner: Any = graph
         for name in str(node.target).split("."):

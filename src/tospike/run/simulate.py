@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import fx
@@ -63,12 +63,17 @@ def simulate(
         >>> [t for t, y in ts.simulate(snn, torch.randn(3, 2), time_steps=8, checkpoints=(2, 8))]
         [2, 8]
     """
-    marks = sorted(set(checkpoints or (time_steps,)))
+    marks = ordered(checkpoints or (time_steps,))
     delays = check_run(marks, time_steps, delay, snn.conversion.delay, steps_per_call, engine)
     inputs = _inputs(snn, x)
     samples = next(iter(inputs.values())).shape[0]
     chunk = steps_per_call or max(1, 256 // max(samples, 1))
     return _Run(snn.plan, inputs, counts).read_outs(marks, delays, chunk)
+
+
+def ordered(marks: Iterable[int]) -> list[int]:
+    """Return time steps once each, in their order; what cannot be ordered stands last, for `check_run` to name."""
+    return sorted(set(marks), key=lambda t: t if isinstance(t, (int, float)) else float("inf"))
 
 
 def check_run(
@@ -79,10 +84,11 @@ def check_run(
     Raises:
         OptionError: All that is wrong with them.
     """
-    counts = {"time_steps": time_steps, **{f"checkpoints[{i}]": t for i, t in enumerate(marks) if t != time_steps}}
+    counts = {"time_steps": time_steps, **{f"checkpoint {t!r}": t for t in marks if t != time_steps}}
     counts |= {} if steps_per_call is None else {"steps_per_call": steps_per_call}
     problems = [
-        Problem(f"`{name}` must be a positive integer", got=repr(value), expected="an integer >= 1", remedy=f"Pass e.g. {name.partition('[')[0]}=8.")
+        Problem(f"`{name}` must be a positive integer", got=repr(value), expected="an integer >= 1",
+                remedy=f"Pass e.g. {name.partition(' ')[0]}={'(8,)' if ' ' in name else 8}.")
         for name, value in counts.items() if not isinstance(value, int) or isinstance(value, bool) or value < 1
     ]  # fmt: skip
     if not problems and marks[-1] > time_steps:
@@ -94,7 +100,7 @@ def check_run(
         problems.append(Problem('delay="auto" needs the estimate of a conversion with data', got="no estimate",
                                 expected="an SNN converted with data", remedy="Convert with calibration=loader, or pass a number."))  # fmt: skip
     elif delay != "auto" and (not isinstance(delay, int) or delay < 0):
-        problems.append(Problem("`delay` must not be negative", got=repr(delay), expected='an integer >= 0 or "auto"', remedy="Pass delay=0."))  # fmt: skip
+        problems.append(Problem("`delay` is no number of steps", got=repr(delay), expected='an integer >= 0 or "auto"', remedy="Pass delay=0."))  # fmt: skip
     elif delay != "auto" and not problems and delay >= marks[0]:
         problems.append(Problem("`delay` leaves no step to read out", got=f"delay={delay}, T={marks[0]}", expected=f"delay < {marks[0]}",
                                 remedy='Pass a smaller delay, a larger T, or delay="auto".'))  # fmt: skip
@@ -191,5 +197,7 @@ def last(read_outs: Iterator[tuple[int, Any]]) -> Any:
     for _, output in read_outs:  # noqa: B007
         pass
     if output is None:
-        raise DataError("A simulation gave no read-out")
+        raise DataError(
+            "A simulation gave no read-out", got="no checkpoint", expected="at least one", remedy="Pass time_steps=8."
+        )
     return output

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tospike.errors import OptionError
+from tospike.errors import DataError, OptionError
 from tospike.files import replacing
 from tospike.methods import method
 from tospike.prepare import prepare
 from tospike.zoo import networks
-from tospike.zoo.recipes import Recipe, recipe
+from tospike.zoo.recipes import RECIPES, Recipe, recipe
 
 WEIGHTS = Path(__file__).parent / "weights"
 ALIASES = {"fashion-resnet20": "fashion-resnet20-relu"}
@@ -51,14 +52,19 @@ def load(name: str) -> nn.Module:
 
     Raises:
         OptionError: There are no weights of this name.
+        DataError: The file is damaged.
     """
     full = ALIASES.get(name, name)
     path = WEIGHTS / f"{full}.safetensors"
     if not path.exists():
         raise OptionError("The zoo has no such network", got=repr(name), expected=f"one of {', '.join(available())}",
-                          remedy=f"Train it: tospike train {full}")  # fmt: skip
+                          remedy=f"Train it: tospike train {full}" if full in RECIPES else "Choose one of these.")  # fmt: skip
     ann = build(recipe(full))
-    ann.load_state_dict(load_file(path))
+    try:
+        ann.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise DataError("The weights of a zoo network cannot be read", where=str(path), got=str(error).splitlines()[0],
+                        expected="the file that was installed", remedy=f"Install tospike again, or run: tospike train {full}") from error  # fmt: skip
     return ann.eval()
 
 

@@ -1,0 +1,41 @@
+"""The trained networks that travel with the library."""
+
+import pytest
+import torch
+
+from tospike import data, zoo
+from tospike.errors import DataError, OptionError
+
+
+@pytest.mark.skipif(not data.is_available("fashion-mnist"), reason="Fashion-MNIST is not on this machine")
+@pytest.mark.parametrize("name", ["fashion-resnet20", "fashion-resnet20-qcfs-l4", "fashion-resnet20-qcfs-l8"])
+def test_network_scores_what_is_claimed(name):
+    """93 % of the whole test set is the claim; the first 2,000 images, which are a little easier, tell whether the weights fit."""
+    ann = zoo.load(name)
+    images = data.load("fashion-mnist").test
+    batch = [images[i] for i in range(2000)]
+    x, y = torch.stack([image for image, _ in batch]), torch.tensor([int(label) for _, label in batch])
+    with torch.no_grad():
+        hits = sum(
+            int((ann(part).argmax(1) == labels).sum()) for part, labels in zip(x.split(500), y.split(500), strict=True)
+        )
+    assert hits >= 0.93 * 2000
+
+
+def test_all_weights_together_are_under_four_megabytes():
+    assert sum(path.stat().st_size for path in zoo.WEIGHTS.glob("*")) < 4e6
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_damaged_weights_are_an_error_that_names_the_file(content, tmp_path, monkeypatch):
+    whole = (zoo.WEIGHTS / "fashion-resnet20-relu.safetensors").read_bytes()
+    (tmp_path / "fashion-resnet20-relu.safetensors").write_bytes(whole[:5000] if content is None else content)
+    monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
+    with pytest.raises(DataError, match=r"fashion-resnet20-relu\.safetensors"):
+        zoo.load("fashion-resnet20")
+
+
+def test_an_unknown_name_is_refused_without_advice_that_fails():
+    with pytest.raises(OptionError) as caught:
+        zoo.load("nope")
+    assert "tospike train" not in caught.value.problem.remedy
