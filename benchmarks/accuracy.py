@@ -138,6 +138,18 @@ def table(records, samples, command):
             f"{row[key]:{form}}" if row[key] is not None else "" for key, form in (("ann", ".2f"), ("spikes", ".3f"))
         )
         lines.append(f"| {row['label']} | {row['reference']} | {ann} | {curve} | {spikes} |")
+    trained = [row for row in records if row["reference"] == "its quantised ANN"]
+    if trained:
+        lines += [
+            "",
+            "Points below the own quantised network:",
+            "",
+            "| SNN | " + " | ".join(f"T={t}" for t in TIME_STEPS) + " |",
+        ]
+        lines.append("|---|" + "---|" * len(TIME_STEPS))
+    for row in trained:
+        losses = " | ".join(f"{row['ann'] - row['curve'][str(t)]:.1f}" for t in TIME_STEPS)
+        lines.append(f"| {row['label']} | {losses} |")
     return "\n".join(lines) + "\n"
 
 
