@@ -72,6 +72,12 @@ def method_rows(calibration, scored):
     for name in ("rmp", "snm", "multi-threshold"):
         found = ts.method(name, batches=20)
         yield f"{name}, {found.parts().neuron.spikes}", "ReLU ANN", partial(ours, relu, found, calibration, scored)
+    for spikes in ("binary", "ternary", "graded"):
+        yield (
+            f"auto, {spikes}, made for each T",
+            "ReLU ANN",
+            partial(made_for_each, relu, "auto", calibration, scored, spikes=spikes),
+        )
     for name in ("light-calibration", "advanced-calibration", "ftbc", "ternary", "burst"):
         spikes = ts.method(name, time_steps=1).parts().neuron.spikes
         yield f"{name}, {spikes}, made for each T", "ReLU ANN", partial(made_for_each, relu, name, calibration, scored)
@@ -84,11 +90,11 @@ def ours(ann, method, calibration, scored, delay=0):
     return {"curve": result.curve, "ann": result.reference, "spikes": sum(result.rates.values()) / len(result.rates)}
 
 
-def made_for_each(ann, name, calibration, scored):
+def made_for_each(ann, name, calibration, scored, **settings):
     """Convert anew for every T, and score it at that T alone."""
     curve, result = {}, None
     for t in TIME_STEPS:
-        snn = ts.convert(ann, ts.method(name, time_steps=t), calibration=calibration)
+        snn = ts.convert(ann, ts.method(name, time_steps=t, **settings), calibration=calibration)
         result = ts.evaluate(snn, scored, time_steps=(t,), reference=ann)
         curve[t] = result.curve[t]
     return {"curve": curve, "ann": result.reference, "spikes": sum(result.rates.values()) / len(result.rates)}

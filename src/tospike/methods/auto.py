@@ -9,10 +9,11 @@ from tospike.errors import is_count, require
 from tospike.methods.base import Method, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
-from tospike.parts.refiners import ChannelBias, Reconstruct, Refiner, StepBias
+from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, Refiner, StepBias
 
 Spikes = Literal["binary", "ternary", "graded"]
 SPIKES: tuple[Spikes, ...] = ("binary", "ternary", "graded")
+MANY_STEPS = 16  # from here on a bias for every step is worth more than a potential for every neuron
 LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
 
 
@@ -21,8 +22,8 @@ LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
 class Auto(Method):
     """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
 
-    Binary: integrate-and-fire, weights fitted to converted inputs, a bias per channel and step. Ternary: signed neurons with
-    memory, weights fitted, a bias per channel. Graded: 15 levels per step, signed from T = 2 on, without corrections.
+    Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
+    from T = 16 on a bias per channel and step. Ternary: signed neurons with memory, weights fitted, a bias per channel. Graded: 15 levels per step, signed from T = 2 on, without corrections.
 
     Attributes:
         time_steps: T that will be run.
@@ -63,7 +64,8 @@ class Auto(Method):
 
     def _choice(self) -> tuple[NeuronModel, tuple[Refiner, ...]]:
         if self.spikes == "binary":
-            return NeuronModel(), (Reconstruct(), StepBias())
+            late = (Reconstruct(), StepBias())
+            return NeuronModel(), late if self.time_steps >= MANY_STEPS else (Reconstruct(), ChannelBias(), Potential())
         if self.spikes == "ternary":
             return NeuronModel(signed=True), (Reconstruct(), ChannelBias())
         signed = self.time_steps > 1  # with one step there is nothing to take back
