@@ -23,7 +23,8 @@ class Auto(Method):
     """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
 
     Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
-    from T = 16 on a bias per channel and step. Ternary: signed neurons with memory, weights fitted, a bias per channel. Graded: 15 levels per step, signed from T = 2 on, without corrections.
+    from T = 16 on a bias per channel and step. Ternary: signed neurons with memory, weights fitted, a bias per channel.
+    Graded: 15 levels per step, signed from T = 2 on, without corrections.
 
     Attributes:
         time_steps: T that will be run.
