@@ -20,8 +20,9 @@ def pool_before_neuron(captured: Capture) -> None:
     read-out, stays where it is.
 
     Source: Bu, Li and Yu, "Inference-scale complexity in ANN-SNN conversion", CVPR 2025, section 4.3. Differs from the paper
-    in: it also moves through concatenation and batch norm, and copies shared activations. As in the paper, the pool acts on
-    the currents of each step, so behind neurons the mean over time of the pooled current is at least the pooled mean.
+    in: it also moves through concatenation and batch norm, and copies shared activations. Behind neurons the
+    pool acts on the sums of all currents so far, unless `Parts.pool` asks for the currents of each step, as in the paper, whose
+    mean over time is at least the pooled mean.
     """
     graph = captured.graph.graph
     for node in captured.nodes(Kind.POOL_MAX):

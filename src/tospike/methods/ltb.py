@@ -28,7 +28,8 @@ class LTB(Method):
 
     Source: Bu, Li and Yu, "Inference-scale complexity in ANN-SNN conversion", CVPR 2025. Differs from the paper in: fires at
     ``>=`` (its code fires at ``>``; they differ on exact ties only); a channel that no calibration sample activated takes the
-    median threshold of its layer instead of 0; ReLU6 bounds θ at 6, which the authors' code does not.
+    median threshold of its layer instead of 0; ReLU6 bounds θ at 6, which the authors' code does not;
+    a max-pool behind neurons pools the sums of all currents so far, not those of each step (``.using(pool="step")`` does).
 
     Example:
         >>> import torch, tospike as ts
