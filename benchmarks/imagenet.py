@@ -52,8 +52,7 @@ def crops(paths, count, seed):
 def methods(batches):
     """Yield every method that is compared."""
     yield ts.LTB(batches=batches)
-    yield ts.RobustNorm(percentile=1.0, granularity="channel", batches=10)
-    yield ts.Auto(time_steps=32, refine_batches=2).using(refiners=())
+    yield ts.Auto(time_steps=32).using(refiners=())  # the corrections hold all steps of all batches in memory
 
 
 def score(snn, ann, images, labels):
