@@ -35,7 +35,7 @@ def test_expected_figures_are_those_of_the_paper(name):
 @pytest.mark.parametrize("name", PAPER)
 def test_settings_are_those_of_the_paper(name):
     one = recipe(name)
-    assert one.method_options == {"levels": int(name.rsplit("-l", 1)[1])}
+    assert one.method_options == {"levels": int(name.removesuffix("-scratch").rsplit("-l", 1)[1])}
     assert (one.lr, one.weight_decay) == LEARNING[one.data]
     assert (one.epochs, one.batch_size, one.momentum, one.seed) == (300, 128, 0.9, 42)
     assert "ICLR 2022" in one.source
@@ -56,7 +56,7 @@ def test_every_recipe_builds_its_network_for_its_data(name):
 @pytest.mark.parametrize("name", [name for name, one in RECIPES.items() if one.method != "relu"])
 def test_methods_take_the_settings_of_the_recipe(name):
     one = recipe(name)
-    assert method(one.method, **one.method_options).levels == int(name.rsplit("-l", 1)[1])
+    assert method(one.method, **one.method_options).levels == int(name.removesuffix("-scratch").rsplit("-l", 1)[1])
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -70,7 +70,8 @@ def test_our_own_recipes_claim_nothing_published():
     assert {one.name for one in ours} == RECIPES.keys() - PAPER.keys()
     assert not any(one.expected for one in ours)
     fashion = {one.name: one.method_options.get("levels") for one in ours if one.data == "fashion-mnist"}
-    assert fashion == {"fashion-resnet20-relu": None, "fashion-resnet20-qcfs-l4": 4, "fashion-resnet20-qcfs-l8": 8}
+    assert fashion == {"fashion-resnet20-relu": None, "fashion-resnet20-qcfs-l4": 4, "fashion-resnet20-qcfs-l8": 8,
+                       "fashion-resnet20-qcfs-l8-scratch": 8}  # fmt: skip
     assert all(one.network_options == {"channels": 1, "stem_pool": True} for one in ours if one.network == "resnet20")
 
 

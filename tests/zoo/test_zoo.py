@@ -5,6 +5,8 @@ import torch
 
 from tospike import data, zoo
 from tospike.errors import DataError, OptionError
+from tospike.parts.activations import ClipFloorShift
+from tospike.zoo.recipes import recipe
 
 
 @pytest.mark.skipif(not data.is_available("fashion-mnist"), reason="Fashion-MNIST is not on this machine")
@@ -39,3 +41,9 @@ def test_an_unknown_name_is_refused_without_advice_that_fails():
     with pytest.raises(OptionError) as caught:
         zoo.load("nope")
     assert "tospike train" not in caught.value.problem.remedy
+
+
+def test_training_can_start_from_the_weights_of_another_network():
+    start, built = zoo.load("fashion-resnet20-qcfs-l4"), zoo.build(recipe("fashion-resnet20-qcfs-l8"))
+    assert all(torch.equal(value, start.state_dict()[name]) for name, value in built.state_dict().items())
+    assert {module.levels for module in built.modules() if isinstance(module, ClipFloorShift)} == {8}

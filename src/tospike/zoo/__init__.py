@@ -23,7 +23,7 @@ EXAMPLES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32
 
 
 def build(entry: Recipe) -> nn.Module:
-    """Return the untrained network of a recipe, prepared by its method, initialised from its seed.
+    """Return the network of a recipe before training, prepared by its method, with the weights that training starts from.
 
     Example:
         >>> from tospike.zoo.recipes import recipe
@@ -36,7 +36,10 @@ def build(entry: Recipe) -> nn.Module:
         if entry.method == "relu":
             return ann
         example = torch.zeros(1, *EXAMPLES[entry.data])
-        return prepare(ann, method(entry.method, **entry.method_options), example=example)
+        prepared = prepare(ann, method(entry.method, **entry.method_options), example=example)
+    if entry.start:
+        prepared.load_state_dict(load(entry.start).state_dict())
+    return prepared
 
 
 def available() -> tuple[str, ...]:

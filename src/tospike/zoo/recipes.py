@@ -34,6 +34,7 @@ class Recipe:
         weight_decay: L2 penalty.
         momentum: Momentum of SGD.
         seed: Seed of the run.
+        start: Network of the zoo whose weights it starts from; empty for weights drawn from the seed.
         expected: Published top-1 accuracy in percent of the network (``"ann"``) and of the SNN after T steps; a column
             that the paper heads with "T >= 512" stands at 512. Empty where nothing was published.
         source: Where settings and figures are from.
@@ -52,6 +53,7 @@ class Recipe:
     data_options: Mapping[str, Any] = field(default_factory=dict)
     momentum: float = 0.9
     seed: int = 42
+    start: str = ""
     expected: Figures = field(default_factory=dict)
     source: str = OURS
 
@@ -84,10 +86,10 @@ def _paper(data: str, network: str, levels: int, expected: Figures) -> Recipe:
     )  # fmt: skip
 
 
-def _fashion(name: str, method: str, epochs: int, **options: Any) -> Recipe:
+def _fashion(name: str, method: str, epochs: int, lr: float = 0.1, start: str = "", **options: Any) -> Recipe:
     return Recipe(
         f"fashion-resnet20-{name}", "resnet20", {"channels": 1, "stem_pool": True}, "fashion-mnist", method, options,
-        epochs=epochs, batch_size=128, lr=0.1, weight_decay=5e-4,
+        epochs=epochs, batch_size=128, lr=lr, weight_decay=5e-4, start=start,
     )  # fmt: skip
 
 
@@ -117,7 +119,8 @@ _ALL = (
         "ann": 74.29, 16: 50.97, 32: 68.47, 64: 72.85, 128: 73.97, 256: 74.22, 1024: 74.32}),
     _fashion("relu", "relu", 35),
     _fashion("qcfs-l4", "qcfs", 50, levels=4, initial=4.0),
-    _fashion("qcfs-l8", "qcfs", 50, levels=8, initial=4.0),
+    _fashion("qcfs-l8", "qcfs", 6, lr=0.01, start="fashion-resnet20-qcfs-l4", levels=8, initial=4.0),
+    _fashion("qcfs-l8-scratch", "qcfs", 50, levels=8, initial=4.0),
     _digits("relu", "relu"),
     _digits("qcfs-l4", "qcfs", levels=4),
 )  # fmt: skip
