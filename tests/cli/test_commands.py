@@ -82,3 +82,12 @@ def test_interrupting_ends_with_the_status_of_the_shell_and_says_what_was_kept(t
     assert main(["demo", "--dataset", "digits", "--out", str(tmp_path)]) == 130
     assert "interrupted after 250 samples" in capsys.readouterr().err
     assert json.loads((tmp_path / "LTB.json").read_text())["finished"] is False
+
+
+def test_check_takes_leave_to_run_in_analog(capsys):
+    pytest.importorskip("torchvision")
+    arguments = ["check", "torchvision.models:mobilenet_v3_small", "--shape", "[1, 3, 32, 32]"]
+    assert main(arguments) == 1
+    assert "analog=" in capsys.readouterr().out
+    assert main([*arguments, "--analog", "[auto]"]) == 0
+    assert "Analog: 9 x mul." in capsys.readouterr().out
