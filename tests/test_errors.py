@@ -14,6 +14,7 @@ from tospike.errors import (
     SimulationError,
     UnsupportedOperationError,
 )
+from tospike.parts.refiners import ChannelBias
 
 X = torch.zeros(4, 3) + torch.arange(3.0)
 Y = torch.tensor([0, 1, 0, 1])
@@ -99,6 +100,14 @@ CASES = {
     "unknown analog operation": (lambda: ts.check(net(), X, analog=["softmx"]), OptionError, "analog"),
     "fractional batches": (lambda: ts.LTB(batches=2.5), OptionError, "batches"),
     "text for a number": (lambda: ts.LTB(batches="x"), OptionError, "batches"),
+    "batch that only refiners see": (
+        lambda: ts.convert(net(), ts.Auto(time_steps=2).using(calibration_batches=1), calibration=[X, X[:, :2]]), CalibrationError, "fails"),
+    "refiners without T": (lambda: ts.LTB().using(refiners=(ChannelBias(),)).parts(), OptionError, "time_steps"),
+    "refiners without data": (
+        lambda: ts.convert(ts.prepare(net(), ts.QCFS(), example=X), ts.QCFS().using(refiners=(ChannelBias(),), time_steps=4)),
+        CalibrationError, "data"),
+    "text for the start": (lambda: ts.LTB().using(start="x").parts(), OptionError, "start"),
+    "unknown pooling": (lambda: ts.LTB().using(pool="max").parts(), OptionError, "pool"),
     "test loader None": (lambda: ts.evaluate(converted(), None), OptionError, "loader"),
     "ANN for an SNN": (lambda: ts.evaluate(net(), [(X, Y)]), OptionError, "snn"),
     "one T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=4), OptionError, "time_steps"),

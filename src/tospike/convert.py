@@ -83,7 +83,7 @@ def convert(
     )
     chosen = method or _default_method(ann)
     parts = chosen.parts()
-    if calibration is None and parts.calibration_batches != 0:
+    if calibration is None and (parts.calibration_batches != 0 or parts.refiners):
         raise CalibrationError(
             f"The method {chosen.name!r} measures thresholds on data", got="calibration=None",
             expected="an iterable of batches", remedy="Pass calibration=loader (training images, no labels needed).",
@@ -129,14 +129,24 @@ def convert(
         analog=in_analog,
     )
     if parts.refiners:
-        assert calibration is not None
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            batches = [
-                inputs_of(captured, batch, n) for n, batch in enumerate(cycle(calibration, parts.refine_batches), 1)
-            ]
-            refine(captured.graph, parts.refiners, batches, parts.time_steps, progress=progress)
+        _refine(captured, parts, calibration, seed, progress)
     return SNN(captured.graph.eval().requires_grad_(False), captured.inputs, conversion).eval()
+
+
+def _refine(captured: Capture, parts: Parts, calibration: Iterable[Any] | None, seed: int, progress: bool) -> None:
+    assert calibration is not None  # refused above
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        batches = [inputs_of(captured, batch, n) for n, batch in enumerate(cycle(calibration, parts.refine_batches), 1)]
+        try:
+            refine(captured.graph, parts.refiners, batches, parts.time_steps, progress=progress)
+        except RuntimeError as error:
+            raise CalibrationError(
+                "The network fails on a calibration batch", where="refinement",
+                got=f"batches of {sorted({str(tuple(v.shape)) for batch in batches for v in batch.values()})}; {str(error).splitlines()[0]}",
+                expected="batches shaped like the example", remedy="Let the loader yield batches shaped like the example; "
+                "out of memory, lower refine_batches or T.",
+            ) from error  # fmt: skip
 
 
 def _device(ann: nn.Module) -> torch.device:

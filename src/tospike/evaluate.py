@@ -163,6 +163,10 @@ def evaluate(
     require_type("loader", loader, Iterable, "an iterable of batches", "Pass a DataLoader or a list of batches.")
     require_type("task", task, Task, "a Task", "Pass e.g. task=ts.Regression().")
     require_type("time_steps", time_steps, Iterable, "numbers of steps", "Pass e.g. time_steps=(1, 2, 4, 8).")
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise OptionError(
+            "The device is not there", got=str(device), expected="a device of this machine", remedy='Pass device="cpu".'
+        )
     if not time_steps:
         raise OptionError(
             "`time_steps` is empty",

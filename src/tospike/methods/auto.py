@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tospike.errors import is_count, require
-from tospike.methods.base import Method, Parts, register
+from tospike.errors import require
+from tospike.methods.base import MadeForT, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, Refiner, StepBias
@@ -19,7 +19,7 @@ LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
 
 @register("auto")
 @dataclass(frozen=True)
-class Auto(Method):
+class Auto(MadeForT):
     """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
 
     Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
@@ -41,18 +41,11 @@ class Auto(Method):
 
     time_steps: int = 8
     spikes: Spikes = "ternary"
-    batches: int = 10
-    refine_batches: int = 10
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        require(
-            "Auto",
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
-            ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
-        )
+        super().__post_init__()
+        require("Auto", ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"))
 
     def parts(self) -> Parts:
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""

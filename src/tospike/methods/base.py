@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tospike.errors import refuse_unknown
+from tospike.errors import is_count, is_within, refuse_unknown, require
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.neurons.model import NeuronModel
@@ -49,6 +49,17 @@ class Parts:
     activation: Callable[[Site], TrainableActivation] | None = None
     average_pool: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what can be replaced by `Method.using`."""
+        needs_t = not self.refiners or is_count(self.time_steps)
+        require(
+            "the parts",
+            ("start", self.start, self.start == 0 or is_within(self.start, 0, 1), "a share of θ in [0, 1]", 0.5),
+            ("pool", self.pool, self.pool in ("running", "step"), "'running' or 'step'", "running"),
+            ("time_steps", self.time_steps, needs_t, "the T that the refiners run, an integer >= 1", 8),
+            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 4),
+        )
+
 
 class Method(ABC):
     """A conversion method: a frozen dataclass of settings whose `parts` are all that the library knows of it."""
@@ -79,6 +90,30 @@ class Method(ABC):
     def settings(self) -> dict[str, Any]:
         """Return the settings as plain values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class MadeForT(Method):
+    """Base of the methods that are made for one T and correct themselves on data.
+
+    Attributes:
+        time_steps: T that will be run.
+        batches: Calibration batches for the thresholds.
+        refine_batches: Calibration batches for the corrections.
+    """
+
+    time_steps: int = 0
+    batches: int = 10
+    refine_batches: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require(
+            type(self).__name__,
+            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
+            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
+            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
+        )
 
 
 @dataclass(frozen=True)

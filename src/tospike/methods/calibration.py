@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tospike.errors import is_count, require
-from tospike.methods.base import Method, Parts, register
+from tospike.methods.base import MadeForT, Parts, register
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import ChannelBias, Potential, Reconstruct
 
 
 @register("light-calibration")
 @dataclass(frozen=True)
-class LightCalibration(Method):
+class LightCalibration(MadeForT):
     """Least-error thresholds for T steps, then a bias per channel, layer by layer on converted inputs.
 
     ``θ_c = argmin E[(a_c − q_T(a_c; θ))²]``;  ``b_c ← b_c + E[a_c − φ_c(T)]``
@@ -29,19 +28,6 @@ class LightCalibration(Method):
         >>> LightCalibration(time_steps=8).parts().time_steps
         8
     """
-
-    time_steps: int = 0
-    batches: int = 10
-    refine_batches: int = 10
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            type(self).__name__,
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
-        )
 
     def parts(self) -> Parts:
         """Fit thresholds to T levels; start at half the threshold; correct the bias."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tospike.errors import is_count, is_within, require
-from tospike.methods.base import Method, Parts, register
+from tospike.methods.base import MadeForT, Parts, register
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import StepBias
 
 
 @register("ftbc")
 @dataclass(frozen=True)
-class FTBC(Method):
+class FTBC(MadeForT):
     """Least-error thresholds for T steps, then a bias per channel and step, layer by layer on converted inputs.
 
     ``b_c(t) ← b_c(t) + rate·E[a_c − s_c(t)]``
@@ -32,19 +32,14 @@ class FTBC(Method):
         4
     """
 
-    time_steps: int = 0
-    batches: int = 10
-    refine_batches: int = 10
     rate: float = 0.5
     rounds: int = 8
 
     def __post_init__(self) -> None:
         """Check the settings."""
+        super().__post_init__()
         require(
             "FTBC",
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
             ("rate", self.rate, is_within(self.rate, 0, 1), "a number in (0, 1]", 0.5),
             ("rounds", self.rounds, is_count(self.rounds), "an integer >= 1", 8),
         )

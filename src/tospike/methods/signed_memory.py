@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tospike.errors import is_count, require
-from tospike.methods.base import Method, Parts, register
+from tospike.methods.base import MadeForT, Method, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import ChannelBias
@@ -50,7 +50,7 @@ class SNM(Method):
 
 @register("ternary")
 @dataclass(frozen=True)
-class Ternary(Method):
+class Ternary(MadeForT):
     """`SNM` with least-error thresholds for T steps and a bias per channel on converted inputs.
 
     Attributes:
@@ -64,19 +64,6 @@ class Ternary(Method):
         >>> Ternary(time_steps=4).parts().neuron.signed
         True
     """
-
-    time_steps: int = 0
-    batches: int = 10
-    refine_batches: int = 10
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "Ternary",
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
-        )
 
     def parts(self) -> Parts:
         """Fit thresholds to T levels; start at half the threshold; correct the bias."""
