@@ -124,7 +124,7 @@ CASES = {
     "no T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=()), OptionError, "time_steps"),
     "delay of T": (lambda: converted()(X, time_steps=4, delay=4), OptionError, "delay"),
     "delay above a T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=(2, 8), delay=3), OptionError, "delay"),
-    "negative delay": (lambda: converted()(X, time_steps=4, delay=-1), OptionError, "delay"),
+    "delay that is no number": (lambda: converted()(X, time_steps=4, delay=0.5), OptionError, "delay"),
     "unknown engine": (lambda: converted()(X, time_steps=4, engine="fast"), OptionError, "engine"),
     "no steps per call": (lambda: converted()(X, time_steps=4, steps_per_call=0), OptionError, "steps_per_call"),
     "batch of other rank": (lambda: converted()(X[0], time_steps=4), SimulationError, "rank"),
@@ -184,7 +184,7 @@ def test_a_name_of_an_analog_operation_is_no_pattern():
 
 def test_all_problems_of_a_run_are_listed_at_once():
     with pytest.raises(OptionError) as caught:
-        converted()(X, time_steps=0, delay=-1, engine="fast", steps_per_call=0)
+        converted()(X, time_steps=0, delay=0.5, engine="fast", steps_per_call=0)
     assert len(caught.value.problems) == 4
 
 

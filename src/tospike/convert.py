@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import recursively_apply  # type: ignore[import-untyped]
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from tospike.calibrate import Calibration, calibrate, inputs_of
 from tospike.check import rewritten
@@ -113,7 +113,7 @@ def convert(
     conversion = Conversion(
         method=chosen.name,
         settings=chosen.settings(),
-        sites=_place_neurons(captured, found, parts),
+        sites=_place_neurons(captured, found, parts, seed),
         thresholds=found.thresholds,
         start=parts.start,
         neuron=parts.neuron,
@@ -127,6 +127,8 @@ def convert(
         calibration_samples=found.samples,
         seed=seed,
         analog=in_analog,
+        carry=parts.carry,
+        depth=_depth(captured),
     )
     if parts.refiners:
         _refine(captured, parts, calibration, seed, progress)
@@ -258,10 +260,20 @@ def _tensors(output: Any) -> Iterable[Tensor]:
     return []
 
 
-def _place_neurons(captured: Capture, found: Calibration, parts: Parts) -> tuple[Site, ...]:
+def _depth(captured: Capture) -> int:
+    """Return the number of Sites on the longest way through the network."""
+    passed: dict[fx.Node, int] = {}
+    for node in captured.graph.graph.nodes:
+        passed[node] = max((passed[source] for source in node.all_input_nodes), default=0) + ("site" in node.meta)
+    return max(passed.values())
+
+
+def _place_neurons(captured: Capture, found: Calibration, parts: Parts, seed: int) -> tuple[Site, ...]:
     nodes = site_nodes(captured.graph)
-    for node in nodes:
+    for number, node in enumerate(nodes):
         name = node.meta["site"].name
-        neuron = Neuron(found.thresholds[name], parts.start, parts.neuron, found.functions[name])
+        neuron = Neuron(
+            found.thresholds[name], parts.start, parts.neuron, found.functions[name], seed + number, parts.carry > 0
+        )
         captured.graph.set_submodule(str(node.target), neuron)
     return tuple(node.meta["site"] for node in nodes)

@@ -19,7 +19,8 @@ from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
-from tospike.run.simulate import Delay, check_run, ordered, simulate
+from tospike.run.schedule import Delay, check_run, ordered
+from tospike.run.simulate import simulate
 from tospike.tasks import Classification, Task
 
 _CLASSIFICATION = Classification()
@@ -175,7 +176,7 @@ def evaluate(
             remedy="Pass time_steps=(1, 2, 4, 8).",
         )
     marks = ordered(time_steps)
-    delays = check_run(marks, marks[-1], delay, snn.conversion.delay, steps_per_call, "auto")
+    delays = check_run(snn.conversion, marks, marks[-1], delay, steps_per_call, "auto")
     scoring = _Scoring(snn, task, marks, delay, delays, reference, steps_per_call)
     result = scoring.run(loader, device, progress)
     if save is not None:

@@ -1,10 +1,11 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 import tospike as ts
 from tospike.errors import OptionError, SimulationError
-from tospike.run.simulate import check_run
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_estimate_of_the_delay_sums_along_the_chain(ann, x):
     "settings",
     [
         {"time_steps": 0}, {"time_steps": -3}, {"time_steps": 2.5}, {"time_steps": True}, {"time_steps": 4, "delay": 4},
-        {"time_steps": 4, "delay": 9}, {"time_steps": 4, "delay": -1}, {"time_steps": 4, "delay": "later"},
+        {"time_steps": 4, "delay": 9}, {"time_steps": 4, "engine": "count"}, {"time_steps": 4, "delay": "later"},
         {"time_steps": 4, "steps_per_call": 0}, {"time_steps": 4, "engine": "gpu"}, {"time_steps": 4, "checkpoints": (5,)},
         {"time_steps": 4, "checkpoints": (0, 4)},
     ],
@@ -118,9 +119,10 @@ def test_refuses_settings_out_of_range(snn, x, settings):
     assert caught.value.problems
 
 
-def test_automatic_delay_needs_an_estimate():
+def test_automatic_delay_needs_an_estimate(snn, x):
+    snn.conversion = dataclasses.replace(snn.conversion, delay=None)
     with pytest.raises(OptionError, match="calibration=loader"):
-        check_run([4], 4, "auto", None, None, "auto")
+        snn(x, time_steps=4, delay="auto")
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5, 1, 8), (0, 1, 8, 8), (2, 3, 8, 8), (2, 1, 2, 2)])

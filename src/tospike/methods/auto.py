@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tospike.errors import require
-from tospike.methods.base import MadeForT, Parts, register
+from tospike.methods.base import MadeForT, Parts, least_error, register
 from tospike.neurons.model import NeuronModel
-from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, Refiner, StepBias
 
 Spikes = Literal["binary", "ternary", "graded"]
@@ -35,8 +34,8 @@ class Auto(MadeForT):
     Source: own combination; what each part earns is measured in docs/benchmarks.md.
 
     Example:
-        >>> Auto(time_steps=4, spikes="graded").parts().neuron
-        NeuronModel(capacity=7, signed=True, levels='uniform', total=None)
+        >>> Auto(time_steps=4, spikes="graded").parts().neuron.capacity
+        7
     """
 
     time_steps: int = 8
@@ -50,9 +49,8 @@ class Auto(MadeForT):
     def parts(self) -> Parts:
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
         neuron, refiners = self._choice()
-        levels = neuron.capacity * self.time_steps
         return Parts(
-            scale=lambda site, _: MinimalError(site, "channel", levels, neuron.capacity), calibration_batches=self.batches,
+            scale=least_error(neuron, self.time_steps), calibration_batches=self.batches,
             neuron=neuron, refiners=refiners, time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip
 

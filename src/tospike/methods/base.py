@@ -14,8 +14,9 @@ from tospike.errors import is_count, is_within, refuse_unknown, require
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.neurons.model import NeuronModel
+from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import Refiner
-from tospike.parts.scales import Scale
+from tospike.parts.scales import Learned, Scale
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -33,12 +34,13 @@ class Parts:
         neuron: Which neuron stands at every Site.
         refiners: Corrections on the converted network, in the order in which they act at each place.
         time_steps: T that the refiners run; 0 without any.
+        carry: Share of what the neurons of one input left over that `Controller` carries over to the next.
         refine_batches: Calibration batches that the refiners see.
         activation: Returns the trainable activation that `prepare` puts at a Site; None if the method does not train.
         average_pool: Whether `prepare` replaces max-pools by average pools.
     """
 
-    scale: Callable[[Site, nn.Module], Scale]
+    scale: Chooser
     calibration_batches: int | None
     start: float = 0.5
     pool: Literal["running", "step"] = "running"
@@ -46,6 +48,7 @@ class Parts:
     refiners: tuple[Refiner, ...] = ()
     time_steps: int = 0
     refine_batches: int = 4
+    carry: float = 0.0
     activation: Callable[[Site], TrainableActivation] | None = None
     average_pool: bool = False
 
@@ -58,7 +61,27 @@ class Parts:
             ("pool", self.pool, self.pool in ("running", "step"), "'running' or 'step'", "running"),
             ("time_steps", self.time_steps, needs_t, "the T that the refiners run, an integer >= 1", 8),
             ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 4),
+            ("carry", self.carry, self.carry == 0 or is_within(self.carry, 0, 1), "a share in [0, 1]", 0.5),
         )
+
+
+Chooser = Callable[[Site, nn.Module], Scale]
+
+
+def least_error(neuron: NeuronModel, time_steps: int) -> Chooser:
+    """Return the scale of least error for what a neuron can send in T steps, for every channel; see `MinimalError`."""
+    return lambda site, _: MinimalError(site, "channel", neuron.counts(time_steps), neuron.reach)
+
+
+def as_trained(neuron: NeuronModel, otherwise: Chooser) -> Chooser:
+    """Return a scale that keeps the thresholds of trained activations, and another one for all that is not trained."""
+
+    def choose(site: Site, activation: nn.Module) -> Scale:
+        if isinstance(activation, TrainableActivation):
+            return Learned(site, activation, neuron.reach)
+        return otherwise(site, activation)
+
+    return choose
 
 
 class Method(ABC):
@@ -74,7 +97,8 @@ class Method(ABC):
         """Return this method with some of its parts replaced.
 
         Args:
-            parts: New values for attributes of `Parts`.
+            parts: New values for attributes of `Parts`, or methods that have them; the scale of another method comes with
+                its number of calibration batches.
 
         Raises:
             OptionError: There is no such part.
@@ -83,8 +107,16 @@ class Method(ABC):
             >>> import tospike as ts
             >>> ts.LTB().using(neuron=ts.NeuronModel(signed=True)).parts().neuron.spikes
             'ternary'
+            >>> ts.FTBC(time_steps=8).using(scale=ts.LTB(batches=100)).parts().calibration_batches
+            100
         """
         refuse_unknown("part", parts, [field.name for field in dataclasses.fields(Parts)])
+        for name, value in list(parts.items()):
+            if isinstance(value, Method):
+                theirs = value.parts()
+                parts[name] = getattr(theirs, name)
+                if name == "scale":
+                    parts.setdefault("calibration_batches", theirs.calibration_batches)
         return Using(self, parts)
 
     def settings(self) -> dict[str, Any]:

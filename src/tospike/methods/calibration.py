@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tospike.methods.base import MadeForT, Parts, register
-from tospike.parts.histogram import MinimalError
+from tospike.methods.base import MadeForT, Parts, least_error, register
+from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import ChannelBias, Potential, Reconstruct
 
 
@@ -32,7 +32,7 @@ class LightCalibration(MadeForT):
     def parts(self) -> Parts:
         """Fit thresholds to T levels; start at half the threshold; correct the bias."""
         return Parts(
-            scale=lambda site, _: MinimalError(site, "channel", self.time_steps), calibration_batches=self.batches,
+            scale=least_error(NeuronModel(), self.time_steps), calibration_batches=self.batches,
             refiners=(ChannelBias(),), time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tospike.errors import is_count, is_within, require
-from tospike.methods.base import MadeForT, Parts, register
-from tospike.parts.histogram import MinimalError
+from tospike.methods.base import MadeForT, Parts, as_trained, least_error, register
+from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import StepBias
 
 
@@ -25,7 +25,7 @@ class FTBC(MadeForT):
         rounds: Rounds of correction.
 
     Source: Wu et al., "FTBC: forward temporal bias correction for optimizing ANN-SNN conversion", ECCV 2024. Differs from the
-    paper in: thresholds of least error instead of the largest activation, since those are better at every T.
+    paper in: thresholds of least error instead of the largest activation, since those are better at every T; trained thresholds stay.
 
     Example:
         >>> FTBC(time_steps=4).parts().time_steps
@@ -46,7 +46,8 @@ class FTBC(MadeForT):
 
     def parts(self) -> Parts:
         """Fit thresholds to T levels; start at half the threshold; correct the bias of every step."""
+        binary = NeuronModel()
         return Parts(
-            scale=lambda site, _: MinimalError(site, "channel", self.time_steps), calibration_batches=self.batches,
+            scale=as_trained(binary, least_error(binary, self.time_steps)), calibration_batches=self.batches,
             refiners=(StepBias(self.rounds, self.rate),), time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tospike.errors import is_count, require
-from tospike.methods.base import MadeForT, Method, Parts, register
+from tospike.methods.base import MadeForT, Method, Parts, least_error, register
 from tospike.neurons.model import NeuronModel
-from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import ChannelBias
 from tospike.parts.scales import Percentile
 
@@ -67,8 +66,8 @@ class Ternary(MadeForT):
 
     def parts(self) -> Parts:
         """Fit thresholds to T levels; start at half the threshold; correct the bias."""
+        neuron = NeuronModel(signed=True)
         return Parts(
-            scale=lambda site, _: MinimalError(site, "channel", self.time_steps), calibration_batches=self.batches,
-            neuron=NeuronModel(signed=True), refiners=(ChannelBias(),), time_steps=self.time_steps,
+            scale=least_error(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron, refiners=(ChannelBias(),), time_steps=self.time_steps,
             refine_batches=self.refine_batches,
         )  # fmt: skip

@@ -37,8 +37,9 @@ def if_step(v: Tensor, x: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
 def emit(u: Tensor, threshold: Tensor, model: NeuronModel) -> Tensor:
     """Return what a neuron emits at a potential.
 
-    Uniform: ``θ·clip(⌊u/θ⌋, −K, K)``; nearest: the one of ``0, ±θ, ±θ/2 … ±θ/2^(K−1)`` that is nearest to u. Unsigned
-    neurons have no negative levels.
+    Uniform: ``θ·clip(⌊u/θ⌋, −K, K)``; nearest: the one of ``0, ±θ, ±θ/2 … ±θ/2^(K−1)`` that is nearest to u; successive: the
+    largest sum of different ones of these that is not above u, ``θ'·clip(⌊u/θ'⌋, 1 − 2^K, 2^K − 1)`` with ``θ' = θ/2^(K−1)``.
+    Unsigned neurons have no negative levels.
 
     Args:
         u: Potential ``[N, ...]``, in units of the ANN's activation.
@@ -50,7 +51,8 @@ def emit(u: Tensor, threshold: Tensor, model: NeuronModel) -> Tensor:
 
     Source: uniform levels: Li and Zeng, "Efficient and accurate conversion of spiking neural network with burst spikes",
     IJCAI 2022; nearest levels: Huang et al., "Towards high-performance spiking transformers from ANN to SNN conversion",
-    ACM MM 2024. Differs from the papers in: levels of both kinds can be signed.
+    ACM MM 2024; successive levels: Zhang et al., "Harmony multi-threshold neurons", AAAI 2026. Differs from the papers in:
+    levels of every kind can be signed.
 
     Example:
         >>> u, theta = torch.tensor([-0.4, 0.3, 0.8, 2.9]), torch.tensor(1.0)
@@ -59,9 +61,11 @@ def emit(u: Tensor, threshold: Tensor, model: NeuronModel) -> Tensor:
         >>> emit(u, theta, NeuronModel(capacity=3, levels="nearest", signed=True))
         tensor([-0.5000,  0.2500,  1.0000,  1.0000])
     """
-    if model.levels == "uniform":
-        low = -model.capacity if model.signed else 0
-        return torch.floor(u / threshold).clamp_(low, model.capacity).mul_(threshold)
+    if model.levels != "nearest":
+        most, unit = model.capacity, threshold
+        if model.levels == "successive":
+            most, unit = 2**model.capacity - 1, threshold * 0.5 ** (model.capacity - 1)
+        return torch.floor(u / unit).clamp_(-most if model.signed else 0, most).mul_(unit)
     magnitude = u.abs() / threshold if model.signed else u.clamp_min(0.0) / threshold
     # Halfway between 2^k and 2^(k+1) lies 1.5·2^k, so |u|/1.5 rounds up to the right power; frexp rounds exactly.
     power = torch.frexp(magnitude * (2.0 / 3.0))[1].clamp_(1 - model.capacity, 0)
@@ -97,6 +101,46 @@ def track_step(
     """
     emission = emit(goal + charge - sent, threshold, model)
     return emission, sent + emission
+
+
+def expected_start(currents: Tensor, start: Tensor, threshold: Tensor) -> Tensor:
+    """Return initial potentials from which integrate-and-fire neurons send what their whole charge is worth.
+
+    Wanted is ``n = clip(⌊(Q + v(0))/θ⌋, 0, ρ)``. Where ρ steps give more spikes, v(0) falls by ``max(θ, least potential that
+    fired)``; where they give fewer, it rises by ``max(θ, θ − largest potential that did not fire)``; at most ρ times.
+
+    Args:
+        currents: Input currents of the pre-run ``[ρ, N, ...]``, in units of the ANN's activation.
+        start: v(0), shaped like one step, same unit.
+        threshold: θ, broadcastable to one sample, same unit.
+
+    Returns:
+        The initial potentials, shaped like one step.
+
+    Source: Hao et al., "Bridging the gap between ANNs and SNNs by calibrating offset spikes", ICLR 2023. Differs from the paper in:
+    errors are measured against the charge from the first v(0), so that a shifted start is not taken for an error.
+
+    Example:
+        >>> late = torch.tensor([[0.0], [2.0]])  # worth two spikes, but only one step is left when it comes
+        >>> expected_start(late, torch.tensor([0.5]), torch.tensor(1.0))
+        tensor([1.5000])
+    """
+    wanted = torch.floor((currents.sum(0) + start) / threshold).clamp_(0, len(currents))
+    found = start
+    for _ in range(len(currents)):
+        v, counted = found, torch.zeros_like(start)
+        least, largest = torch.full_like(start, torch.inf), torch.full_like(start, -torch.inf)
+        for x in currents:
+            charged = v + x
+            fired = charged >= threshold
+            least = torch.where(fired, least.minimum(charged), least)
+            largest = torch.where(fired, largest, largest.maximum(charged))
+            counted = counted + fired
+            v = charged - fired * threshold
+        down = torch.where(counted > wanted, least.maximum(threshold.expand_as(start)), 0.0)
+        up = torch.where(counted < wanted, (threshold - largest).maximum(threshold.expand_as(start)), 0.0)
+        found = found - down + up
+    return found
 
 
 def goal(charge: Tensor, t: int, function: Callable[[Tensor], Tensor], *, homogeneous: bool) -> Tensor:

@@ -1,14 +1,44 @@
-"""Which neuron stands at a Site: how much it may emit in a step, with which sign, and whether it remembers what it sent."""
+"""Which neuron stands at a Site: what it may emit in a step, what it remembers, and when it starts to send."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from tospike.errors import is_count, require
+from tospike.errors import OptionError, Problem, is_count, require
 
-LevelSet = Literal["uniform", "nearest"]
-LEVEL_SETS: tuple[LevelSet, ...] = ("uniform", "nearest")
+LevelSet = Literal["uniform", "nearest", "successive"]
+LEVEL_SETS: tuple[LevelSet, ...] = ("uniform", "nearest", "successive")
+Code = Literal["rate", "differential", "bits", "first"]
+CODES: tuple[Code, ...] = ("rate", "differential", "bits", "first")
+Correction = Literal["silence", "shift"]
+CORRECTIONS: tuple[Correction, ...] = ("silence", "shift")
+
+
+@dataclass(frozen=True)
+class PreRun:
+    """First steps that a neuron spends on learning how it errs, before the steps that are read out.
+
+    Attributes:
+        steps: How many; they are part of T.
+        correction: ``"silence"`` a neuron whose potential ends below 0; ``"shift"`` the initial potential until the neuron
+            sends as many spikes as its charge is worth. Shifting is done layer by layer: a layer waits for the one before.
+
+    Example:
+        >>> PreRun(4, "silence").steps
+        4
+    """
+
+    steps: int = 4
+    correction: Correction = "silence"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require(
+            "the pre-run",
+            ("steps", self.steps, is_count(self.steps), "an integer >= 1", 4),
+            ("correction", self.correction, self.correction in CORRECTIONS, f"one of {CORRECTIONS}", "silence"),
+        )
 
 
 @dataclass(frozen=True)
@@ -16,10 +46,17 @@ class NeuronModel:
     """The choices that make a neuron; the default is integrate-and-fire with binary spikes.
 
     Attributes:
-        capacity: K. Uniform levels are θ, 2θ … Kθ; nearest levels are θ, θ/2 … θ/2^(K−1), of which one is emitted in a step.
+        capacity: K. Uniform levels are θ, 2θ … Kθ. Nearest levels are θ, θ/2 … θ/2^(K−1), of which one is emitted in a step;
+            successive levels are the same, of which each may be emitted once in a step.
         signed: The neuron remembers what it has sent and takes back, with negative spikes, what was too much.
-        levels: ``"uniform"``, or ``"nearest"`` for powers of two.
+        levels: ``"uniform"``, or ``"nearest"`` or ``"successive"`` for powers of two.
         total: Largest number of spikes over a whole run, in units of θ; None for no limit.
+        synchronous: A layer waits for all T steps of the layer before, then sends the count that all its input is worth.
+        code: What a spike at step t is worth: θ (``"rate"``); a change of θ/t of the mean (``"differential"``); for synchronous
+            neurons also the bits of the count, the largest first (``"bits"``), or all of the count in one spike that comes
+            the earlier the larger it is (``"first"``).
+        random: A synchronous neuron fires at random, with what is left of its charge over the steps that are left.
+        pre: First steps that correct the neuron; None for none.
 
     Raises:
         OptionError: A setting is out of range, or two of them exclude each other.
@@ -33,16 +70,45 @@ class NeuronModel:
     signed: bool = False
     levels: LevelSet = "uniform"
     total: int | None = None
+    synchronous: bool = False
+    code: Code = "rate"
+    random: bool = False
+    pre: PreRun | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Check the settings, each alone and then against each other."""
         require(
             "the neuron",
             ("capacity", self.capacity, is_count(self.capacity), "an integer >= 1", 1),
             ("levels", self.levels, self.levels in LEVEL_SETS, f"one of {LEVEL_SETS}", "uniform"),
+            ("code", self.code, self.code in CODES, f"one of {CODES}", "rate"),
             ("total", self.total, self.total is None or is_count(self.total), "an integer >= 1, or None", None),
-            ("signed", self.signed, self.signed or self.total is None, "True together with total=", True),
+            ("pre", self.pre, self.pre is None or isinstance(self.pre, PreRun), "a PreRun, or None", None),
+        )
+        tracks = self.signed and not self.synchronous
+        binary = self.capacity == 1 and not self.signed
+        exclusions = (
+            (self.total is not None and not tracks, "total=", "neurons without memory of what they sent", "signed=True"),
+            (self.code == "differential" and not tracks, "code='differential'", "neurons that cannot send negative changes",
+             "signed=True, synchronous=False"),
+            (self.code in ("bits", "first") and not self.synchronous, f"code={self.code!r}", "causal neurons, which do not know their count yet",
+             "synchronous=True"),
+            (self.code in ("bits", "first") and self.capacity > 1, f"code={self.code!r}", f"capacity={self.capacity}: a step carries one bit",
+             "capacity=1"),
+            (self.levels != "uniform" and self.synchronous, f"levels={self.levels!r}", "synchronous neurons, which send a whole count",
+             "levels='uniform'"),
+            (self.random and not self.synchronous, "random=True", "causal neurons", "synchronous=True"),
+            (self.random and (self.capacity > 1 or self.signed or self.code != "rate"), "random=True", "spikes that are not binary with rate code",
+             "capacity=1, signed=False, code='rate'"),
+            (self.pre is not None and not (binary and not self.synchronous), "pre=", "neurons other than integrate-and-fire",
+             "the default neuron"),
         )  # fmt: skip
+        problems = [
+            Problem(f"{one} does not go with {other}", got=repr(self), expected=good, remedy=f"Pass {good}, or leave out {one.partition('=')[0]}.")
+            for wrong, one, other, good in exclusions if wrong
+        ]  # fmt: skip
+        if problems:
+            raise OptionError("Parts of the neuron exclude each other", problems=problems)
 
     @property
     def spikes(self) -> Literal["binary", "ternary", "graded"]:
@@ -50,3 +116,53 @@ class NeuronModel:
         if self.capacity > 1:
             return "graded"
         return "ternary" if self.signed else "binary"
+
+    @property
+    def pre_steps(self) -> int:
+        """First steps of a run that are never read out."""
+        return self.pre.steps if self.pre is not None else 0
+
+    @property
+    def waiting(self) -> int:
+        """Steps that a neuron must see at once before it can send, of those before the read-out."""
+        return self.pre_steps if self.pre is not None and self.pre.correction == "shift" else 0
+
+    @property
+    def reach(self) -> float:
+        """Largest mean emission over a run, as a share of θ.
+
+        Example:
+            >>> NeuronModel(capacity=3).reach, NeuronModel(capacity=3, levels="successive").reach
+            (3.0, 1.75)
+        """
+        return {"uniform": float(self.capacity), "nearest": 1.0, "successive": 2.0 - 0.5 ** (self.capacity - 1)}[
+            self.levels
+        ]
+
+    def counts(self, time_steps: int) -> int:
+        """Return N, the number of levels above 0 that the mean emission over T steps has, equally far apart.
+
+        Example:
+            >>> [NeuronModel(synchronous=True, code=code).counts(4) for code in ("rate", "bits", "first")]
+            [4, 15, 4]
+        """
+        if self.code == "bits":
+            return int(2**time_steps) - 1
+        per_step: dict[LevelSet, int] = {
+            "uniform": self.capacity,
+            "nearest": 2 ** (self.capacity - 1),
+            "successive": 2**self.capacity - 1,
+        }
+        return per_step[self.levels] * time_steps
+
+    def latency(self, time_steps: int, depth: int) -> int:
+        """Return the steps from the first input to the last output, for a network of ``depth`` layers of neurons.
+
+        Causal layers run at the same time. Each synchronous layer waits for all T steps of the one before; each layer with
+        a shifting pre-run waits for the pre-run of the one before.
+
+        Example:
+            >>> NeuronModel().latency(8, depth=5), NeuronModel(synchronous=True).latency(8, depth=5)
+            (8, 48)
+        """
+        return (depth + 1) * time_steps if self.synchronous else time_steps + depth * self.waiting

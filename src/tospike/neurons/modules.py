@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from tospike.graph.rewrite import Rectifier
-from tospike.neurons.functional import emit, goal, if_step, track_step
+from tospike.neurons import codes
+from tospike.neurons.functional import emit, expected_start, goal, if_step, track_step
 from tospike.neurons.model import NeuronModel
 
 
-@dataclass
+@dataclass(frozen=True)
 class State:
     """What the neurons of one Site carry from step to step.
 
@@ -20,24 +21,29 @@ class State:
         steps: Steps done.
         potential: The membrane potential ``[N, ...]``; for a signed neuron the sum of all its input, without v(0).
         sent: Sum of all emissions ``[N, ...]``; None for a neuron that has no memory of it.
+        start: Initial potential after a pre-run ``[N, ...]``; None where it is that of the neuron.
     """
 
     steps: int
     potential: Tensor
     sent: Tensor | None = None
+    start: Tensor | None = None
 
 
 class Neuron(nn.Module):
-    """The neurons of one Site, stepped over a chunk of time; see `if_step` and `track_step`.
+    """The neurons of one Site, stepped over a chunk of time; see `if_step`, `track_step` and `tospike.neurons.codes.count`.
 
     Args:
         threshold: θ > 0, broadcastable to one sample ``[C, ...]``, in units of the ANN's activation.
         start: v(0) as a share of θ.
         model: Which neuron it is.
-        function: The activation of the ANN, which a signed neuron tracks; ReLU when None.
+        function: The activation of the ANN, which a signed or synchronous neuron tracks; ReLU when None.
+        seed: Seed of neurons that round at random; the same in every run, so that a run can be repeated.
+        remember: Sum up what is sent, as `carried` needs it; signed neurons do so anyway.
 
     Attributes:
         bias: Current added at step t, ``[S, ...]``, the last one also at all steps after S; zero unless a refiner sets it.
+        gain: What an emission is multiplied with, broadcastable to one sample; 1 unless a refiner sets it.
         start: v(0) as a share of θ, a tensor broadcastable to one sample.
 
     Example:
@@ -51,12 +57,20 @@ class Neuron(nn.Module):
     threshold: Tensor
     start: Tensor
     bias: Tensor | None
+    gain: Tensor | None
 
     def __init__(
-        self, threshold: Tensor, start: float = 0.5, model: NeuronModel | None = None, function: nn.Module | None = None
+        self,
+        threshold: Tensor,
+        start: float = 0.5,
+        model: NeuronModel | None = None,
+        function: nn.Module | None = None,
+        seed: int = 0,
+        remember: bool = False,
     ) -> None:
         super().__init__()
         self.model = model or NeuronModel()
+        self.seed, self.remember = seed, remember
         self.function = function if function is not None else Rectifier()
         self.homogeneous = isinstance(function, (nn.ReLU, nn.LeakyReLU, nn.PReLU)) or (
             isinstance(self.function, Rectifier) and self.function.cap == float("inf")
@@ -64,42 +78,114 @@ class Neuron(nn.Module):
         self.register_buffer("threshold", threshold)
         self.register_buffer("start", torch.as_tensor(start, dtype=threshold.dtype, device=threshold.device))
         self.register_buffer("bias", None)
+        self.register_buffer("gain", None)
 
     def initial(self, current: Tensor) -> State:
         """Return the state before the first step, given the current of one step ``[N, ...]``."""
+        zeros = torch.zeros_like(current)
+        if self.model.signed or self.model.synchronous:
+            return State(0, zeros, zeros)
+        return State(0, self._start(current), zeros if self.remember else None)
+
+    def carried(self, state: State, share: float) -> State:
+        """Return the state before the first step of another input, with part of what this one left.
+
+        ``v(0)' = v(0) + clip(α·max(r, −S), −θ/2, θ/2)``, r what was received and not sent, S the sum of emissions: a neuron that sent
+        too much without cause does not owe more than it sent.
+
+        Args:
+            state: After the last input; it has to know what was sent.
+            share: α in [0, 1].
+
+        Source: Xu et al., "CRPI", ICML 2026. Differs from the paper in: none known; the paper was read through its code.
+        """
+        assert state.sent is not None
+        theta, zeros = self.threshold.to(state.sent.dtype), torch.zeros_like(state.sent)
         if self.model.signed:
-            return State(0, torch.zeros_like(current), torch.zeros_like(current))
-        return State(0, (self.start * self.threshold).to(current.dtype).expand_as(current))
+            left = goal(state.potential, max(state.steps, 1), self.function, homogeneous=self.homogeneous) - state.sent
+        else:
+            left = state.potential - self._start(state.potential)
+        kept = (share * left.maximum(-state.sent)).clamp(-theta / 2, theta / 2)
+        return State(0, kept if self.model.signed else self._start(kept) + kept, zeros)
 
     def forward(self, currents: Tensor, state: State) -> tuple[Tensor, State]:
         """Step through a chunk of time.
 
         Args:
-            currents: Input currents ``[T, N, ...]``.
+            currents: Input currents ``[T, N, ...]``; all of the run for a synchronous neuron.
             state: What `initial` or an earlier call returned.
 
         Returns:
             What was emitted at each step, ``[T, N, ...]``, and the state after the chunk.
         """
+        if self.model.synchronous:
+            counted, steps = self.count(currents.mean(0), len(currents)), len(currents)
+            return torch.stack([self.at_step(counted, steps, t) for t in range(1, steps + 1)]), replace(
+                state, steps=steps
+            )
+        if self.model.waiting and state.steps == 0:
+            state = self._shifted(currents[: self.model.waiting], state)
         step = self._track if self.model.signed else self._fire
         emitted = []
         for x in currents:
             emission, state = step(self._biased(x, state.steps), state)
             emitted.append(emission)
-        return torch.stack(emitted), state
+        return self._gained(torch.stack(emitted)), state
+
+    def count(self, current: Tensor, time_steps: int) -> Tensor:
+        """Return what synchronous neurons count in their current; see `tospike.neurons.codes.count`.
+
+        Args:
+            current: Mean current over the T steps ``[N, ...]``.
+            time_steps: T.
+        """
+        if self.bias is not None:
+            steps = [min(t, len(self.bias) - 1) for t in range(time_steps)]
+            current = current + self.bias[steps].mean(0).to(current.dtype)
+        theta, start, wanted = self.threshold.to(current.dtype), self.start.to(current.dtype), self.function(current)
+        if self.model.random:
+            generator = torch.Generator(current.device).manual_seed(self.seed)
+            return codes.random_count(wanted, theta, start, time_steps, generator)
+        return codes.count(wanted, theta, start, self.model, time_steps)
+
+    def mean_emission(self, counted: Tensor, time_steps: int) -> Tensor:
+        """Return the mean of what is sent for a count ``[N, ...]`` over T steps."""
+        return self._gained(counted * codes.unit(self.threshold.to(counted.dtype), self.model, time_steps))
+
+    def at_step(self, counted: Tensor, time_steps: int, t: int) -> Tensor:
+        """Return what is sent for a count ``[N, ...]`` at step t; see `tospike.neurons.codes.at_step`."""
+        return self._gained(codes.at_step(counted, self.threshold.to(counted.dtype), self.model, time_steps, t))
+
+    def _start(self, like: Tensor) -> Tensor:
+        return (self.start * self.threshold).to(like.dtype).expand_as(like)
+
+    def _gained(self, emission: Tensor) -> Tensor:
+        return emission if self.gain is None else emission * self.gain.to(emission.dtype)
 
     def _biased(self, x: Tensor, done: int) -> Tensor:
         return x if self.bias is None else x + self.bias[min(done, len(self.bias) - 1)].to(x.dtype)
 
+    def _shifted(self, currents: Tensor, state: State) -> State:
+        biased = torch.stack([self._biased(x, t) for t, x in enumerate(currents)])
+        start = expected_start(biased, self._start(currents[0]), self.threshold.to(currents.dtype))
+        return replace(state, potential=start, start=start)
+
     def _fire(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        theta = self.threshold.to(x.dtype)
+        theta, v = self.threshold.to(x.dtype), state.potential
+        if state.steps == self.model.pre_steps > 0:  # the pre-run is over: start again, corrected
+            v = (
+                self._start(x).masked_fill(v < 0, -torch.inf)  # silent for good
+                if state.start is None
+                else state.start
+            )
         if self.model.capacity == 1:
-            spikes, v = if_step(state.potential, x, theta)
+            spikes, v = if_step(v, x, theta)
         else:
-            charged = state.potential + x
+            charged = v + x
             spikes = emit(charged, theta, self.model)
             v = charged - spikes
-        return spikes, State(state.steps + 1, v)
+        sent = state.sent if state.sent is None else state.sent + spikes
+        return spikes, replace(state, steps=state.steps + 1, potential=v, sent=sent)
 
     def _track(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         assert state.sent is not None
@@ -108,8 +194,9 @@ class Neuron(nn.Module):
         wanted = goal(charge, t, self.function, homogeneous=self.homogeneous)
         if self.model.total is not None:
             wanted = wanted.minimum(self.model.total * theta)
-        emission, sent = track_step(self.start.to(x.dtype) * theta, state.sent, wanted, theta, self.model)
-        return emission, State(t, charge, sent)
+        held = state.sent / state.steps if self.model.code == "differential" and state.steps else 0.0
+        emission, sent = track_step(self.start.to(x.dtype) * theta, state.sent + held, wanted, theta, self.model)
+        return emission + held, State(t, charge, sent)
 
     def extra_repr(self) -> str:
         """Show shape and range of the thresholds in a printed network."""

@@ -49,21 +49,21 @@ def best_clip(mass: Tensor, top: Tensor, levels: int) -> Tensor:
 
 
 class MinimalError(Scale):
-    """The threshold with which N = K·T levels reproduce the activation best, in the mean square; see `best_clip`.
+    """The threshold with which N levels reproduce the activation best, in the mean square; see `best_clip`.
 
-    ``θ = c/K``. It is made for the T that will be run: 1.2 standard deviations at one binary step, 3.6 at 64.
+    ``θ = c/reach``. It is made for the T that will be run: 1.2 standard deviations at one binary step, 3.6 at 64.
 
     Args:
         site, granularity: See `Scale`.
-        levels: N.
-        capacity: K.
+        levels: N, K·T for neurons of K levels; see `NeuronModel.counts`.
+        reach: Largest mean emission as a share of θ; see `NeuronModel.reach`.
 
-    Source: Li et al., ICML 2021, section 4. Differs from the paper in: see `best_clip`; K levels per step.
+    Source: Li et al., ICML 2021, section 4. Differs from the paper in: see `best_clip`; several levels per step.
     """
 
-    def __init__(self, site: Site, granularity: Granularity, levels: int, capacity: int = 1) -> None:
+    def __init__(self, site: Site, granularity: Granularity, levels: int, reach: float = 1.0) -> None:
         super().__init__(site, granularity)
-        self.levels, self.capacity = levels, capacity
+        self.levels, self.reach = levels, reach
         groups = self.theta.numel()
         self.register_buffer("mass", torch.zeros(groups, BINS))
         self.register_buffer("top", torch.zeros(groups))
@@ -103,26 +103,26 @@ class MinimalError(Scale):
                 got=f"{self.seen} activations for each threshold", expected=f"at least {self.levels}, the number of levels",
                 remedy="Calibrate on more samples, or share thresholds more widely: granularity='layer'.",
             )  # fmt: skip
-        return best_clip(self.mass, self.top, self.levels).reshape(self.theta.shape) / self.capacity
+        return best_clip(self.mass, self.top, self.levels).reshape(self.theta.shape) / self.reach
 
 
 class GaussianPoint(Scale):
     """The threshold of `MinimalError` for a normal distribution with the mean and variance of the pre-activation.
 
-    ``z ~ N(μ, σ²)``, ``a = max(z, 0)``; ``θ = c/K`` with c from `best_clip` for the density of a.
+    ``z ~ N(μ, σ²)``, ``a = max(z, 0)``; ``θ = c/reach`` with c from `best_clip` for the density of a.
 
     Args:
         site, granularity: See `Scale`.
-        levels: N = K·T.
-        capacity: K.
+        levels: N.
+        reach: See `MinimalError`.
 
     Source: Huang et al., "Differential coding for training-free ANN-to-SNN conversion", ICML 2025. Differs from the paper in:
     a grid search over the density replaces the fixed-point iteration; both find the same minimum.
     """
 
-    def __init__(self, site: Site, granularity: Granularity, levels: int, capacity: int = 1) -> None:
+    def __init__(self, site: Site, granularity: Granularity, levels: int, reach: float = 1.0) -> None:
         super().__init__(site, granularity)
-        self.levels, self.capacity = levels, capacity
+        self.levels, self.reach = levels, reach
         self.register_buffer("moments", torch.zeros(3, *self.theta.shape, dtype=torch.float64))
 
     moments: Tensor
@@ -144,4 +144,4 @@ class GaussianPoint(Scale):
         centres = (torch.arange(BINS, device=top.device) + 0.5) / BINS
         scaled = (top[:, None] * centres - mean.flatten()[:, None]) / deviation.flatten()[:, None].clamp_min(1e-12)
         found = best_clip(torch.exp(-0.5 * scaled.square()), top, self.levels).reshape(self.theta.shape)
-        return (found / self.capacity).to(self.theta.dtype)
+        return (found / self.reach).to(self.theta.dtype)

@@ -117,6 +117,50 @@ class StepBias(Refiner):
             _add_bias(view.neuron, self.rate * torch.stack(errors).mean(0))
 
 
+@dataclass(frozen=True)
+class ThresholdShift(Refiner):
+    """Add the current that makes up half a threshold over T steps: ``b ← b + θ/(2T)``.
+
+    Source: Deng and Gu, "Optimal conversion of conventional artificial neural networks to spiking neural networks", ICLR 2021, equation
+    13. Differs from the paper in: nothing.
+    """
+
+    def site(self, view: SiteView) -> None:
+        """Shift the bias; the data are not looked at."""
+        _add_bias(view.neuron, (view.neuron.threshold / (2 * len(view.currents[0])))[None])
+
+
+@dataclass(frozen=True)
+class ShiftScale(Refiner):
+    """Shift the input of each channel and scale its output, so that mean and slope of its emission come out right.
+
+    ``b_c ← b_c + rate·E[a_c − φ_c]``, ``g_c ← g_c·E[a_c·φ_c]/E[φ_c²]``, φ the mean emission, in turn.
+
+    Attributes:
+        rounds: How often.
+        rate: Share of the mean error that each round corrects.
+
+    Source: Hao et al., "Faster and stronger: when ANN-SNN conversion meets parallel spiking calculation", ICML 2025 (DA-QCFS). Differs from
+    the paper in: the scale is a least-squares fit in place of a running mean of errors.
+    """
+
+    rounds: int = 4
+    rate: float = 0.7
+
+    def site(self, view: SiteView) -> None:
+        """Correct bias and gain."""
+        neuron = view.neuron
+        for _ in range(self.rounds):
+            means = [view.emissions(i).mean(0) for i in range(len(view.targets))]
+            along = [view.averaged(a * m) for a, m in zip(view.targets, means, strict=True)]
+            power = [view.averaged(m * m) for m in means]
+            slope = torch.stack(along).sum(0) / torch.stack(power).sum(0).clamp_min(1e-12)
+            slope = torch.where(slope > 0, slope, 1.0).to(neuron.threshold.dtype)
+            neuron.gain = slope if neuron.gain is None else neuron.gain * slope
+            errors = [view.averaged(a - view.emissions(i).mean(0)) for i, a in enumerate(view.targets)]
+            _add_bias(neuron, self.rate * torch.stack(errors).mean(0)[None])
+
+
 def _add_bias(neuron: Neuron, extra: Tensor) -> None:
     extra = extra.to(neuron.threshold.dtype)
     neuron.bias = extra if neuron.bias is None else neuron.bias + extra

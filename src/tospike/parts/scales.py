@@ -131,15 +131,18 @@ class Percentile(Scale):
 class Learned(Scale):
     """The threshold that training left in the activation.
 
+    ``θ = λ/reach``, λ the largest activation that training allowed.
+
     Args:
         site: Where it stands.
         trained: The activation.
+        reach: Largest mean emission as a share of θ; see `NeuronModel.reach`.
     """
 
-    def __init__(self, site: Site, trained: TrainableActivation) -> None:
+    def __init__(self, site: Site, trained: TrainableActivation, reach: float = 1.0) -> None:
         super().__init__(site, "layer")
         self.trained = trained
-        learned = trained.threshold.detach()
+        learned = trained.threshold.detach() / reach
         self.theta = (learned if learned.ndim == 0 else learned.reshape(-1, *[1] * (len(site.shape) - 1))).clone()
 
     def learn(self, z: Tensor) -> Tensor:

@@ -37,8 +37,10 @@ def multiply_adds(module: nn.Module, x: Tensor, y: Tensor) -> int:
 class Counts:
     """Counts of one or several runs over the same network; sums over samples, one number per time step.
 
-    A synaptic operation is one addition caused by one non-zero input of a weighted layer. A layer's additions are counted as
-    its multiply-adds times the share of its inputs that are not zero, which is exact but at the border of a padded image.
+    A spike is one emission that is not zero, of whatever level. A synaptic operation is what one non-zero input of a weighted
+    layer causes at one of its outputs. A layer's operations are counted as its multiply-adds times the share of its inputs that
+    are not zero, which is exact but at the border of a padded image. With differential code only changes of the mean are sent:
+    an emission counts where it differs from the mean of all before.
 
     Attributes:
         samples: Samples seen.
@@ -56,18 +58,20 @@ class Counts:
     multiply_adds: dict[str, list[float]] = field(default_factory=dict)
     uncounted: set[str] = field(default_factory=set)
     _t: int = 0
+    _sums: dict[str, Tensor] | None = None  # of all that a node sent or received, where only changes count
 
-    def begin(self, samples: int) -> None:
+    def begin(self, samples: int, *, differential: bool = False) -> None:
         """Start counting another batch from its first step."""
         self.samples += samples
         self._t = 0
+        self._sums = {} if differential else None
 
     def watch(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
         """Count what one node of the body did in a chunk."""
         if "site" in node.meta:
             site = node.meta["site"]
             self.neurons[site.name] = site.neurons
-            self._add(self.spikes, site.name, _active(value, steps))
+            self._add(self.spikes, site.name, self._active(node, value, steps))
             return
         owner = node.graph.owning_module
         module = owner.get_submodule(str(node.target)) if owner is not None and node.op == "call_module" else None
@@ -77,7 +81,7 @@ class Counts:
                 if node.all_input_nodes[0].meta.get("analog"):
                     self._add(self.multiply_adds, node.meta["operation"].path, torch.full((steps,), float(work)))
                     return
-                share = _active(args[0], steps) / (args[0].numel() / steps)
+                share = self._active(node, args[0], steps) / (args[0].numel() / steps)
                 self._add(self.operations, node.meta["operation"].path, share * work)
         elif node.op == "call_function" and getattr(node.target, "__name__", "").startswith(("conv", "linear")):
             self.uncounted.add(node.meta["operation"].where)
@@ -85,6 +89,35 @@ class Counts:
     def advance(self, steps: int) -> None:
         """Move on by a chunk of time."""
         self._t += steps
+
+    def add_run(self, time_steps: int, now: Counts, before: Counts) -> None:
+        """Add a run to T steps so that sums over the first T steps come out as its own, beside those of a shorter run.
+
+        Args:
+            time_steps: T.
+            now: Counts of this run alone.
+            before: Counts of the run to the next smaller T, over the same batch; empty for the first.
+        """
+        self.neurons |= now.neurons
+        self.uncounted |= now.uncounted
+        self._t = time_steps - 1
+        for name in ("spikes", "operations", "multiply_adds"):
+            for key, row in getattr(now, name).items():
+                more = sum(row) - sum(getattr(before, name).get(key, ()))
+                self._add(getattr(self, name), key, torch.tensor([more], dtype=torch.float64))
+
+    def _active(self, node: fx.Node, x: Tensor, steps: int) -> Tensor:
+        """Return the non-zero elements of each step; where only changes count, those that differ from the mean so far."""
+        values = x.reshape(steps, -1)
+        if self._sums is not None:
+            before = self._sums.get(node.name, torch.zeros_like(values[0]))
+            sums = torch.cat([before[None], before + values.cumsum(0)])
+            self._sums[node.name] = sums[-1]
+            done = torch.arange(self._t, self._t + steps, device=x.device).clamp_min(1)[:, None]
+            changes = values - sums[:-1] / done
+            rounding = 1e-5 * values.abs().amax()  # far below θ/2^(K−1), the smallest spike
+            values = changes.masked_fill(changes.abs() < rounding, 0.0)
+        return torch.count_nonzero(values, dim=1).double().cpu()
 
     def _add(self, table: dict[str, list[float]], key: str, values: Tensor) -> None:
         row = table.setdefault(key, [])
@@ -106,7 +139,3 @@ class Counts:
 
     def _per_sample(self, table: dict[str, list[float]], time_steps: int) -> float:
         return sum(sum(row[:time_steps]) for row in table.values()) / max(self.samples, 1)
-
-
-def _active(x: Tensor, steps: int) -> Tensor:
-    return torch.count_nonzero(x.reshape(steps, -1), dim=1).double().cpu()

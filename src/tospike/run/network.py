@@ -11,7 +11,8 @@ from tospike.graph.capture import Site
 from tospike.graph.walk import site_nodes
 from tospike.neurons.model import NeuronModel
 from tospike.run.plan import Plan
-from tospike.run.simulate import Delay, Engine, last, simulate
+from tospike.run.schedule import Delay, Engine
+from tospike.run.simulate import last, simulate
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Conversion:
         seed: Seed of the calibration.
         inputs: Shape of one sample of each input.
         analog: Operations that run in analog, with their places.
+        carry: Share of what is left over that `Controller` carries from one input to the next.
+        depth: Number of Sites on the longest way through the network.
     """
 
     method: str
@@ -54,6 +57,8 @@ class Conversion:
     calibration_samples: int = 0
     seed: int = 0
     analog: tuple[str, ...] = ()
+    carry: float = 0.0
+    depth: int = 0
 
     @property
     def neurons_added(self) -> int:

@@ -11,8 +11,10 @@ from torch import Tensor, fx
 
 from tospike.graph.batches import Inputs
 from tospike.graph.kinds import Kind
+from tospike.graph.layers import is_weighted
 from tospike.graph.walk import reach, site_nodes
 from tospike.neurons.incremental import Running
+from tospike.neurons.modules import Neuron
 
 Values = dict[fx.Node, Any]
 Watch = Callable[[fx.Node, tuple[Any, ...], Any, int], None]
@@ -99,12 +101,58 @@ class Plan:
     def _fire(self, node: fx.Node, constant: bool, values: Values, state: dict[str, Any], steps: int) -> Tensor:
         current = values[node.all_input_nodes[0]]
         currents = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
-        neuron = self.graph.get_submodule(str(node.target))
-        key = str(node.target)
+        neuron, key = self._neuron(node), str(node.target)
         if key not in state:
-            state[key] = neuron.initial(currents[0])  # type: ignore[operator]
+            state[key] = neuron.initial(currents[0])
         spikes, state[key] = neuron(currents, state[key])
         return spikes.flatten(0, 1)  # type: ignore[no-any-return]
+
+    def settle(self, static: Values, time_steps: int) -> tuple[Values, dict[fx.Node, Tensor]]:
+        """Run the body of a network of synchronous neurons on means over T steps, without a loop over time.
+
+        Args:
+            static: What `prepare` returned.
+            time_steps: T.
+
+        Returns:
+            The means of all nodes of the body ``[N, ...]``, and what each Site counted.
+        """
+        means, counted = dict(static), {}
+        for node in self.body:
+            if "site" in node.meta:
+                neuron = self._neuron(node)
+                counted[node] = neuron.count(means[node.all_input_nodes[0]], time_steps)
+                means[node] = neuron.mean_emission(counted[node], time_steps)
+            else:
+                means[node] = call(self.graph, node, means)
+        return means, counted
+
+    def retrace(self, means: Values, counted: dict[fx.Node, Tensor], time_steps: int, t: int, watch: Watch) -> None:
+        """Show a watch what step t of a settled run carries: the spikes, and what becomes of them up to the next layer.
+
+        Behind a layer with weights the mean stands for the step: it is no spike any more, and all of it is non-zero.
+
+        Args:
+            means: What `settle` returned.
+            counted: What it returned, too.
+            time_steps: T.
+            t: Step, from 1.
+            watch: See `step`.
+        """
+        values, spiking = dict(means), {*self.static, *counted}
+        for node in self.body:
+            sources = [source for source in node.all_input_nodes if is_signal(source)]
+            if "site" in node.meta:
+                values[node] = self._neuron(node).at_step(counted[node], time_steps, t)
+            elif not is_weighted(self.graph, node) and all(source in spiking for source in sources):
+                values[node] = call(self.graph, node, values)
+                spiking.add(node)
+            watch(node, tuple(values[source] for source in node.all_input_nodes), values[node], 1)
+
+    def _neuron(self, node: fx.Node) -> Neuron:
+        neuron = self.graph.get_submodule(str(node.target))
+        assert isinstance(neuron, Neuron)
+        return neuron
 
     def finish(self, static: Values, means: Values) -> Any:
         """Run the tail on time-averaged values ``[N, ...]`` and return the network's output."""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from tospike.errors import DataError, OptionError, Problem, SimulationError
+from tospike.errors import DataError, Problem, SimulationError
 from tospike.graph.batches import Inputs, split_batch
 from tospike.run.counts import Counts
-from tospike.run.plan import Plan, Values, zeros_like
+from tospike.run.plan import Values, zeros_like
+from tospike.run.schedule import Delay, Engine, check_run, ordered
 
 if TYPE_CHECKING:
     from tospike.run.network import SNN
-
-Delay = int | Literal["auto"]
-Engine = Literal["auto", "float"]
-ENGINES: tuple[Engine, ...] = ("auto", "float")
-MARGIN = 4  # steps that a read-out averages at least when its delay is chosen automatically
 
 
 def simulate(
@@ -41,10 +37,11 @@ def simulate(
         x: One batch of inputs ``[N, ...]``: a tensor, a tuple, or a dict by name, held constant over time.
         time_steps: T, the length of the simulation.
         checkpoints: Steps after which to read out; T alone when None.
-        delay: t₀, the number of first steps that the read-out leaves out; ``"auto"`` takes the estimate made in conversion,
-            or T − 4 for a T below the estimate plus 4.
+        delay: t₀, the number of first steps that the read-out leaves out; −k reads out the last k steps; ``"auto"`` takes the
+            estimate made in conversion, or T − 4 for a T below the estimate plus 4. A pre-run is always left out.
         steps_per_call: Steps folded into the batch axis of one call. The output does not depend on it; memory grows with it.
-        engine: ``"float"`` computes in floating point; ``"auto"`` picks the fastest engine that gives the same result.
+        engine: ``"float"`` steps through time in floating point; ``"count"`` computes what synchronous neurons count, without a
+            loop over time; ``"auto"`` picks the fastest engine that gives the same result.
         counts: Filled with spikes and operations when given.
 
     Yields:
@@ -64,55 +61,21 @@ def simulate(
         [2, 8]
     """
     marks = ordered(checkpoints or (time_steps,))
-    delays = check_run(marks, time_steps, delay, snn.conversion.delay, steps_per_call, engine)
-    inputs = _inputs(snn, x)
+    delays = check_run(snn.conversion, marks, time_steps, delay, steps_per_call, engine)
+    inputs = checked_inputs(snn, x)
     samples = next(iter(inputs.values())).shape[0]
-    chunk = steps_per_call or max(1, 256 // max(samples, 1))
-    return _Run(snn.plan, inputs, counts).read_outs(marks, delays, chunk)
+    run = Run(snn, inputs, counts)
+    if snn.conversion.neuron.synchronous:
+        return run.settled(marks, stepped=engine == "float")
+    return run.read_outs(marks, delays, steps_per_call or max(1, 256 // max(samples, 1)))
 
 
-def ordered(marks: Iterable[int]) -> list[int]:
-    """Return time steps once each, in their order; what cannot be ordered stands last, for `check_run` to name."""
-    return sorted(set(marks), key=lambda t: t if isinstance(t, (int, float)) else float("inf"))
-
-
-def check_run(
-    marks: Sequence[int], time_steps: int, delay: Delay, estimate: int | None, steps_per_call: int | None, engine: str
-) -> dict[int, int]:
-    """Check the settings of a run and return the delay of each checkpoint.
+def checked_inputs(snn: SNN, x: Any) -> Inputs:
+    """Return the inputs of a batch by name.
 
     Raises:
-        OptionError: All that is wrong with them.
+        SimulationError: The batch does not fit the network, is empty, or not finite.
     """
-    counts = {"time_steps": time_steps, **{f"checkpoint {t!r}": t for t in marks if t != time_steps}}
-    counts |= {} if steps_per_call is None else {"steps_per_call": steps_per_call}
-    problems = [
-        Problem(f"`{name}` must be a positive integer", got=repr(value), expected="an integer >= 1",
-                remedy=f"Pass e.g. {name.partition(' ')[0]}={'(8,)' if ' ' in name else 8}.")
-        for name, value in counts.items() if not isinstance(value, int) or isinstance(value, bool) or value < 1
-    ]  # fmt: skip
-    if not problems and marks[-1] > time_steps:
-        problems.append(Problem("A checkpoint lies behind the end", got=str(marks[-1]), expected=f"at most time_steps={time_steps}",
-                                remedy=f"Pass time_steps={marks[-1]}, or leave the checkpoint out."))  # fmt: skip
-    if engine not in ENGINES:
-        problems.append(Problem("Unknown engine", got=repr(engine), expected=f"one of {ENGINES}", remedy='Pass engine="auto".'))  # fmt: skip
-    if delay == "auto" and estimate is None:
-        problems.append(Problem('delay="auto" needs the estimate of a conversion with data', got="no estimate",
-                                expected="an SNN converted with data", remedy="Convert with calibration=loader, or pass a number."))  # fmt: skip
-    elif delay != "auto" and (not isinstance(delay, int) or delay < 0):
-        problems.append(Problem("`delay` is no number of steps", got=repr(delay), expected='an integer >= 0 or "auto"', remedy="Pass delay=0."))  # fmt: skip
-    elif delay != "auto" and not problems and delay >= marks[0]:
-        problems.append(Problem("`delay` leaves no step to read out", got=f"delay={delay}, T={marks[0]}", expected=f"delay < {marks[0]}",
-                                remedy='Pass a smaller delay, a larger T, or delay="auto".'))  # fmt: skip
-    if problems:
-        raise OptionError("The SNN cannot be run as asked", problems=problems)
-    if delay == "auto":
-        assert estimate is not None
-        return {t: estimate if t >= estimate + MARGIN else max(t - MARGIN, 0) for t in marks}
-    return dict.fromkeys(marks, delay)
-
-
-def _inputs(snn: SNN, x: Any) -> Inputs:
     names = snn.plan.inputs
     batch = x if isinstance(x, dict) else (list(x) if isinstance(x, (tuple, list)) else [x],)
     inputs, _ = split_batch(batch, names)
@@ -139,14 +102,27 @@ def _inputs(snn: SNN, x: Any) -> Inputs:
     return inputs
 
 
-class _Run:
-    """One batch on its way through time."""
+class Run:
+    """One batch on its way through time.
 
-    def __init__(self, plan: Plan, inputs: Inputs, counts: Counts | None) -> None:
-        self.plan, self.counts = plan, counts
-        self.state: dict[str, Any] = {}
+    Args:
+        snn: The network.
+        inputs: The batch, by name.
+        counts: Filled with spikes and operations when given.
+        state: What neurons start from, by the path of their module; filled as the run goes on; a fresh one when None.
+    """
+
+    def __init__(
+        self,
+        snn: SNN,
+        inputs: Inputs,
+        counts: Counts | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.plan, self.counts, self.neuron = snn.plan, counts, snn.conversion.neuron
+        self.state = {} if state is None else state
         try:
-            self.static = plan.prepare(inputs)
+            self.static = self.plan.prepare(inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             got = "; ".join(f"{name}: {tuple(v.shape)} {v.dtype}" for name, v in inputs.items())
             raise SimulationError(
@@ -155,14 +131,16 @@ class _Run:
                 remedy="Reshape, convert or move the batch; x.float() makes integers numbers.",
             ) from error  # fmt: skip
         if counts is not None:
-            counts.begin(next(iter(inputs.values())).shape[0])
+            counts.begin(next(iter(inputs.values())).shape[0], differential=self.neuron.code == "differential")
 
     def read_outs(self, marks: Sequence[int], delays: dict[int, int], chunk: int) -> Iterator[tuple[int, Any]]:
+        """Step through time and yield the output at each checkpoint; see `simulate`."""
         sums: Values = {}
         at_delay: dict[int, Values] = {}
         done, end = 0, marks[-1]
         while done < end:
-            steps = min(chunk, end - done)
+            # Neurons that wait for their pre-run see all of it at once.
+            steps = min(chunk if done else max(chunk, self.neuron.waiting), end - done)
             carried = self._advance(steps)
             sums = sums or zeros_like(carried)
             for offset in range(steps):
@@ -174,6 +152,24 @@ class _Run:
                 if t + 1 in delays:
                     yield t + 1, self._read(sums, at_delay[delays[t + 1]], t + 1 - delays[t + 1])
             done += steps
+
+    def settled(self, marks: Sequence[int], *, stepped: bool = False) -> Iterator[tuple[int, Any]]:
+        """Yield the output of synchronous neurons for each T, which is a run of its own; step through it when asked to."""
+        before = Counts()
+        for t in marks:
+            now = Counts()
+            if stepped:
+                watch = now.watch if self.counts is not None else None
+                means = {node: value.mean(0) for node, value in self.plan.step(self.static, {}, t, watch).items()}
+            else:
+                means, counted = self.plan.settle(self.static, t)
+                for step in range(1, t + 1 if self.counts is not None else 1):
+                    self.plan.retrace(means, counted, t, step, now.watch)
+                    now.advance(1)
+            if self.counts is not None:
+                self.counts.add_run(t, now, before)
+                before = now
+            yield t, self.plan.finish(self.static, {node: means[node] for node in self.plan.carried})
 
     def _advance(self, steps: int) -> Values:
         watch = self.counts.watch if self.counts is not None else None
