@@ -49,6 +49,7 @@ class Result:
         capacity: How many levels of each sign one step can carry.
         calibration_samples: Images that the thresholds were measured on.
         neurons_added: Neurons of pooled copies, for one sample.
+        latency: Steps from the first input to the last output by T; more than T where layers wait for each other.
         samples: Samples scored.
         finished: False if the evaluation was interrupted.
         uncounted: Operations with weights that the counts leave out.
@@ -74,6 +75,7 @@ class Result:
     capacity: int
     calibration_samples: int
     neurons_added: int
+    latency: dict[int, int]
     samples: int
     finished: bool = True
     uncounted: list[str] = field(default_factory=list)
@@ -91,7 +93,7 @@ class Result:
         """
         try:
             raw = json.loads(text)
-            for key in ("curve", "scores", "delays", "operations", "analog_operations"):
+            for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency"):
                 raw[key] = {int(t): value for t, value in raw[key].items()}
             return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -260,5 +262,6 @@ class _Scoring:
             analog_operations={t: self.counts.analog_operations(t) for t in self.marks},
             method=made.method, settings=made.settings, seed=made.seed,
             spikes=made.neuron.spikes, capacity=made.neuron.capacity, calibration_samples=made.calibration_samples,
-            neurons_added=made.neurons_added, samples=self.counts.samples, uncounted=sorted(self.counts.uncounted),
+            neurons_added=made.neurons_added, latency={t: made.neuron.latency(t, made.depth) for t in self.marks},
+            samples=self.counts.samples, uncounted=sorted(self.counts.uncounted),
         )  # fmt: skip

@@ -32,7 +32,7 @@ def check_method(method: Method, *, time_steps: int = 8, error: float = 0.5) -> 
     """Check what every method promises, on a small residual network.
 
     The network is left untouched; the same seed gives the same SNN; every activation becomes a Site; the size of a chunk
-    changes nothing; no state is left behind; more steps leave less error than one; the Result survives JSON.
+    changes nothing; no state is left behind; more steps leave less error than the first that is read out; the Result survives JSON.
 
     Args:
         method: The method, made for ``time_steps``.
@@ -62,7 +62,8 @@ def check_method(method: Method, *, time_steps: int = 8, error: float = 0.5) -> 
         torch.equal(a, b) for a, b in zip(snn.state_dict().values(), again.state_dict().values(), strict=True)
     ), "one seed, two SNNs"
     assert snn.site_names == ["relu", "relu#2"], f"Sites: {snn.site_names}"
-    outputs = dict(simulate(snn, x, time_steps=time_steps, checkpoints=(1, time_steps), steps_per_call=1))
+    first = snn.conversion.neuron.pre_steps + 1
+    outputs = dict(simulate(snn, x, time_steps=time_steps, checkpoints=(first, time_steps), steps_per_call=1))
     for chunk in (3, time_steps):
         torch.testing.assert_close(
             snn(x, time_steps=time_steps, steps_per_call=chunk), outputs[time_steps], msg="chunks differ"
@@ -71,7 +72,7 @@ def check_method(method: Method, *, time_steps: int = 8, error: float = 0.5) -> 
     with torch.no_grad():
         wanted = ann(x)
     errors = {t: float((y - wanted).norm() / wanted.norm()) for t, y in outputs.items()}
-    assert errors[time_steps] <= errors[1], f"more steps, more error: {errors}"
+    assert errors[time_steps] <= errors[first], f"more steps, more error: {errors}"
     assert errors[time_steps] <= error, f"error {errors[time_steps]:.3f} at T = {time_steps}"
-    result = evaluate(snn, [(x, wanted.argmax(1))], time_steps=(1, time_steps), progress=False)
+    result = evaluate(snn, [(x, wanted.argmax(1))], time_steps=(first, time_steps), progress=False)
     assert Result.from_json(result.to_json()) == result, "the Result does not survive JSON"

@@ -10,7 +10,7 @@ from torch import nn
 
 import tospike as ts
 from tospike.errors import OptionError
-from tospike.neurons import NeuronModel
+from tospike.neurons import Neuron, NeuronModel
 from tospike.parts.activations import ClipFloorShift
 from tospike.parts.refiners import ChannelBias, Reconstruct, Refiner, StepBias
 from tospike.testing import _Residual, check_method
@@ -19,14 +19,18 @@ METHODS = {
     "ltb": ts.LTB(batches=30), "robust-norm": ts.RobustNorm(percentile=1.0), "rmp": ts.RMP(), "snm": ts.SNM(),
     "light-calibration": ts.LightCalibration(time_steps=8), "advanced-calibration": ts.AdvancedCalibration(time_steps=8),
     "ftbc": ts.FTBC(time_steps=8), "ternary": ts.Ternary(time_steps=8), "burst": ts.Burst(time_steps=8, capacity=3),
-    "multi-threshold": ts.MultiThreshold(sizes=5), "auto": ts.Auto(time_steps=8),
+    "multi-threshold": ts.MultiThreshold(sizes=5), "auto": ts.Auto(time_steps=8), "opi": ts.OPI(), "threshold-shift": ts.RTS(time_steps=8),
+    "group": ts.Group(time_steps=8), "harmony": ts.Harmony(time_steps=8), "differential": ts.Differential(time_steps=8),
+    "srp": ts.SRP(time_steps=8, pre_steps=4), "cos": ts.COS(time_steps=8, pre_steps=4), "parallel": ts.Parallel(time_steps=8),
+    "tpp": ts.TPP(time_steps=8), "bit-weighted": ts.BitWeighted(time_steps=8), "first-spike": ts.FirstSpike(time_steps=8),
+    "crpi": ts.CRPI(),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_contract(name):
     assert METHODS[name].name == name
-    check_method(METHODS[name], error=0.6 if name == "rmp" else 0.5)
+    check_method(METHODS[name], error=0.6 if name in ("rmp", "opi", "threshold-shift") else 0.5)
 
 
 @pytest.mark.parametrize("spikes", ["binary", "ternary", "graded"])
@@ -72,6 +76,45 @@ def test_unlimited_signed_neurons_equal_the_quantised_network_at_every_t(steps):
         torch.testing.assert_close(snn(x, time_steps=steps), quantised(snn, ann, steps)(x), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 16])
+@pytest.mark.parametrize("engine", ["count", "float"])
+def test_synchronous_neurons_equal_the_quantised_network_at_every_t(steps, engine):
+    ann = _Residual().double().eval()
+    x = torch.randn(16, 1, 8, 8, dtype=torch.float64)
+    method = ts.RobustNorm(percentile=0.9, granularity="channel").using(neuron=NeuronModel(synchronous=True))
+    snn = ts.convert(ann, method, calibration=[x])
+    with torch.no_grad():
+        wanted = quantised(snn, ann, steps)(x)
+    torch.testing.assert_close(snn(x, time_steps=steps, engine=engine), wanted, rtol=0, atol=1e-9)
+
+
+def test_one_signed_spike_per_step_settles_on_the_quantised_network():
+    """Input and biases last T steps, then the spikes that are still owed come in: a deep random network becomes exact."""
+    depth, width, steps = 12, 64, 4
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        torch.randn(width, width, generator=generator, dtype=torch.float64) * (2 / width) ** 0.5 for _ in range(depth)
+    ]
+    x = torch.randn(20, width, generator=generator, dtype=torch.float64)
+    layers, a, thetas = [], x, []
+    for weight in weights:
+        z = a @ weight.T
+        thetas.append(z.clamp_min(0).quantile(0.95))
+        a = thetas[-1] / steps * torch.floor(z * steps / thetas[-1] + 0.5).clamp(0, steps)
+        layers.append(Neuron(thetas[-1], 0.5, NeuronModel(signed=True, total=steps)))
+    states = [layer.initial(x) for layer in layers]
+    sums, distance = torch.zeros_like(x), {}
+    for t in range(1, steps + 17):
+        signal = x if t <= steps else torch.zeros_like(x)
+        for number, (weight, layer) in enumerate(zip(weights, layers, strict=True)):
+            sent, states[number] = layer((signal @ weight.T)[None], states[number])
+            signal = sent[0]
+        sums += signal
+        distance[t - steps] = float((sums / steps - a).norm() / a.norm())
+    assert distance[0] > 0.3
+    assert distance[16] < 1e-9
+
+
 def test_one_spike_per_step_comes_closer_than_a_neuron_without_memory():
     ann = _Residual().double().eval()
     x = torch.randn(64, 1, 8, 8, dtype=torch.float64)
@@ -90,10 +133,34 @@ def test_a_qcfs_network_with_signed_neurons_reaches_its_ann_at_t_equal_l(levels)
     ann = ts.prepare(_Residual(), ts.QCFS(levels=levels, initial=1.0), example=torch.zeros(1, 1, 8, 8)).double().eval()
     x = torch.randn(16, 1, 8, 8, dtype=torch.float64)
     assert {module.levels for module in ann.modules() if isinstance(module, ClipFloorShift)} == {levels}
-    neuron = NeuronModel(capacity=levels, signed=True, total=levels)
-    snn = ts.convert(ann, ts.QCFS(levels=levels, initial=1.0).using(neuron=neuron), example=x)
+    neurons = NeuronModel(capacity=levels, signed=True, total=levels), NeuronModel(synchronous=True)
+    for neuron in neurons:
+        snn = ts.convert(ann, ts.QCFS(levels=levels, initial=1.0).using(neuron=neuron), example=x)
+        with torch.no_grad():
+            torch.testing.assert_close(snn(x, time_steps=levels), ann(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ts.Parallel(time_steps=4, correct=False), ts.Group(time_steps=1, members=4), ts.BitWeighted(time_steps=2)],
+)
+def test_trained_thresholds_stay(method):
+    """One step of four members, or four steps that wait, say the four levels of QCFS; two bits say three."""
+    levels = 3 if method.name == "bit-weighted" else 4
+    ann = ts.prepare(_Residual(), ts.QCFS(levels=levels, initial=1.0), example=torch.zeros(1, 1, 8, 8)).double().eval()
+    x = torch.randn(16, 1, 8, 8, dtype=torch.float64)
+    snn = ts.convert(ann, method, calibration=[x])
     with torch.no_grad():
-        torch.testing.assert_close(snn(x, time_steps=levels), ann(x), rtol=0, atol=1e-6)
+        torch.testing.assert_close(snn(x, time_steps=method.time_steps), ann(x), rtol=0, atol=1e-6)
+
+
+def test_a_scale_can_be_that_of_another_method():
+    x = torch.randn(32, 1, 8, 8)
+    plain = ts.convert(_Residual().eval(), ts.LTB(batches=7), calibration=[x])
+    mixed = ts.FTBC(time_steps=4).using(scale=ts.LTB(batches=7))
+    assert mixed.parts().calibration_batches == 7
+    assert plain.conversion.calibration_batches == 7
+    assert type(mixed.parts().scale(plain.conversion.sites[0], nn.ReLU())).__name__ == "LocalBalance"
 
 
 def mean_errors(method, x, ann):

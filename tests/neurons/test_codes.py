@@ -69,7 +69,9 @@ def test_random_counts_are_distributed_as_spikes_drawn_step_by_step():
 
 def test_random_counts_repeat_with_the_seed_and_differ_between_seeds():
     current = torch.full((1000,), 0.3)
-    first, again, other = (Neuron(torch.tensor(1.0), 0.5, NeuronModel(synchronous=True, random=True), seed=s) for s in (1, 1, 2))
+    first, again, other = (
+        Neuron(torch.tensor(1.0), 0.5, NeuronModel(synchronous=True, random=True), seed=s) for s in (1, 1, 2)
+    )
     assert torch.equal(first.count(current, 4), again.count(current, 4))
     assert not torch.equal(first.count(current, 4), other.count(current, 4))
 

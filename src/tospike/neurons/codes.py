@@ -36,7 +36,9 @@ def count(wanted: Tensor, threshold: Tensor, start: Tensor, model: NeuronModel, 
     return counted.clamp_(-most if model.signed else 0, most)
 
 
-def random_count(wanted: Tensor, threshold: Tensor, start: Tensor, time_steps: int, generator: torch.Generator) -> Tensor:
+def random_count(
+    wanted: Tensor, threshold: Tensor, start: Tensor, time_steps: int, generator: torch.Generator
+) -> Tensor:
     """Draw how many spikes neurons send that fire at random: ``P(s(t) = θ) = clip(v/(θ·(T − t + 1)), 0, 1)``, ``v ← v − s``.
 
     Args:

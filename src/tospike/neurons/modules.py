@@ -90,7 +90,7 @@ class Neuron(nn.Module):
     def carried(self, state: State, share: float) -> State:
         """Return the state before the first step of another input, with part of what this one left.
 
-        ``v(0)' = v(0) + clip(α·max(r, −S), −θ/2, θ/2)``, r what was received and not sent, S the sum of emissions: a neuron that sent
+        ``v(0)' = v(0) + clip(α·max(r, −S), −θ/2, θ/2)`` with v(0) the start of the first input, r what was received and not sent, S the sum of emissions: a neuron that sent
         too much without cause does not owe more than it sent.
 
         Args:
