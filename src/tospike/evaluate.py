@@ -42,6 +42,7 @@ class Result:
         reference_name: What the reference is, e.g. ``"ANN"``.
         approaches: What the SNN approaches as T grows.
         rates: Mean spikes per neuron and step of each Site, over the whole simulation.
+        spikes_per_neuron: Spikes of one neuron for one sample by T, averaged over all neurons.
         operations: Synaptic operations of one sample by T, over all stepped layers.
         analog_operations: Multiply-adds of one sample by T, over all stepped layers whose input is analog.
         method, settings, seed: How the SNN was made.
@@ -66,6 +67,7 @@ class Result:
     reference_name: str
     approaches: str
     rates: dict[str, float]
+    spikes_per_neuron: dict[int, float]
     operations: dict[int, float]
     analog_operations: dict[int, float]
     method: str
@@ -93,7 +95,7 @@ class Result:
         """
         try:
             raw = json.loads(text)
-            for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency"):
+            for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency", "spikes_per_neuron"):
                 raw[key] = {int(t): value for t, value in raw[key].items()}
             return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -258,6 +260,7 @@ class _Scoring:
             curve={t: scores[t][headline] for t in self.marks}, scores=scores, delays=self.delays,
             reference=ann.get(headline), reference_scores=ann, reference_name="ANN" if ann else "",
             approaches=made.reference, rates=self.counts.rates(),
+            spikes_per_neuron={t: self.counts.spikes_per_neuron(t) for t in self.marks},
             operations={t: self.counts.synaptic_operations(t) for t in self.marks},
             analog_operations={t: self.counts.analog_operations(t) for t in self.marks},
             method=made.method, settings=made.settings, seed=made.seed,

@@ -50,10 +50,10 @@ class _Walk:
 
     def __init__(self, graph: fx.GraphModule, batches: Sequence[Inputs], time_steps: int) -> None:
         self.graph, self.batches, self.steps = graph, batches, time_steps
-        sites = site_nodes(graph)
-        self.behind, self.before = reach(graph.graph, sites)
+        self.sites = list(site_nodes(graph))
+        self.behind, self.before = reach(graph.graph, self.sites)
         self.stepped = {
-            node for node in graph.graph.nodes if node in sites or (node in self.behind and node in self.before)
+            node for node in graph.graph.nodes if node in self.sites or (node in self.behind and node in self.before)
         }
         self.ann: dict[fx.Node, list[Any]] = {}
         self.snn: dict[fx.Node, list[Any]] = {}  # time folded into the batch axis; averaged behind the last Site
@@ -77,7 +77,8 @@ class _Walk:
         assert isinstance(neuron, Neuron)
         targets = [neuron.function(value) for value in self.ann[source]]
         currents = [self._currents(source, number) for number in range(len(self.batches))]
-        view = SiteView(node.meta["site"], neuron, currents, targets)
+        depth = self.sites.index(node) / max(len(self.sites) - 1, 1)
+        view = SiteView(node.meta["site"], neuron, currents, targets, depth, source not in self.snn)
         for refiner in refiners:
             refiner.site(view)
         self.ann[node] = targets
@@ -134,18 +135,32 @@ class _Walk:
         if not any(type(refiner).layer is not Refiner.layer for refiner in refiners):
             return
         source = node.all_input_nodes[0]
-        inputs = [self._mean(source, number) for number in range(len(self.batches))]
-        missing = [self.ann[node][n] - module(x) + self._other(node, n) for n, x in enumerate(inputs)]
+        numbers = range(len(self.batches))
+        inputs = [self._mean(source, n) for n in numbers]
+        # What the other summands of a join lack is known already, so this layer makes up for it.
+        join, others = self._join(node)
+        missing = [self.ann[node][n] - module(x) for n, x in enumerate(inputs)]
+        for other in (other for other in others if other in self.snn):
+            missing = [m + self.ann[other][n] - self._mean(other, n) for n, m in enumerate(missing)]
+        wanted = None
+        if _enters_rectifier(join):
+            wanted = [sum((self.ann[other][n] for other in others), self.ann[node][n]) for n in numbers]
         for refiner in refiners:
-            refiner.layer(LayerView(module, inputs, missing))
+            refiner.layer(LayerView(module, inputs, missing, wanted))
 
-    def _other(self, node: fx.Node, number: int) -> Tensor | float:
-        """Return what the other summand of a join lacks, where it is known already, so that this layer makes up for it."""
-        (join, *more) = node.users
-        if more or "operation" not in join.meta or join.meta["operation"].verdict.name not in {"add", "iadd"}:
-            return 0.0
-        others = [source for source in join.all_input_nodes if source is not node and source in self.snn]
-        return sum((self.ann[o][number] - self._mean(o, number) for o in others), 0.0)
+    def _join(self, node: fx.Node) -> tuple[fx.Node, list[fx.Node]]:
+        """Return where the output of a layer arrives: the sum that it alone still lacks, with the other summands, or itself."""
+        user = next(iter(node.users), None)
+        if user is None or len(node.users) > 1 or "operation" not in user.meta:
+            return node, []
+        others = [source for source in user.all_input_nodes if source is not node]
+        summed = user.meta["operation"].verdict.name in {"add", "iadd"}
+        return (user, others) if summed and all(other in self.ann for other in others) else (node, [])
+
+
+def _enters_rectifier(node: fx.Node) -> bool:
+    """Tell whether a value does nothing but enter neurons that pass no negative sum."""
+    return all("site" in user.meta and user.meta["site"].operation.verdict.is_rectifier for user in node.users)
 
 
 def _unfold(value: Tensor, steps: int) -> Tensor:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tospike.errors import require
-from tospike.methods.base import MadeForT, Parts, least_error, register
+from tospike.methods.base import MadeForT, Parts, register
 from tospike.neurons.model import NeuronModel
-from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, Refiner, StepBias
+from tospike.parts.histogram import MinimalError
+from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, Refiner, StepBias, Taper
 
 Spikes = Literal["binary", "ternary", "graded"]
 SPIKES: tuple[Spikes, ...] = ("binary", "ternary", "graded")
@@ -22,8 +23,8 @@ class Auto(MadeForT):
     """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
 
     Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
-    from T = 16 on a bias per channel and step. Ternary: signed neurons with memory, weights fitted, a bias per channel.
-    Graded: 15 levels per step, signed from T = 2 on, without corrections.
+    from T = 16 on a bias per channel and step. Ternary: signed neurons with phase code, finer in front than behind, weights fitted, a
+    bias per channel. Graded: 15 levels per step, signed from T = 2 on, without corrections.
 
     Attributes:
         time_steps: T that will be run.
@@ -49,8 +50,11 @@ class Auto(MadeForT):
     def parts(self) -> Parts:
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
         neuron, refiners = self._choice()
+        # A clip above that of least error leaves room for what comes late; more steps bring finer changes and allow more.
+        levels = self.time_steps * (2 * self.time_steps - 1) if neuron.holds else neuron.counts(self.time_steps)
+        reach = neuron.reach(self.time_steps)
         return Parts(
-            scale=least_error(neuron, self.time_steps), calibration_batches=self.batches,
+            scale=lambda site, _: MinimalError(site, "channel", levels, reach), calibration_batches=self.batches,
             neuron=neuron, refiners=refiners, time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip
 
@@ -59,6 +63,6 @@ class Auto(MadeForT):
             late = (Reconstruct(), StepBias())
             return NeuronModel(), late if self.time_steps >= MANY_STEPS else (Reconstruct(), ChannelBias(), Potential())
         if self.spikes == "ternary":
-            return NeuronModel(signed=True), (Reconstruct(), ChannelBias())
+            return NeuronModel(signed=True, code="phase"), (Reconstruct(), Taper(), ChannelBias())
         signed = self.time_steps > 1  # with one step there is nothing to take back
         return NeuronModel(capacity=LEVELS // 2 if signed else LEVELS - 1, signed=signed), ()

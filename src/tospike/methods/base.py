@@ -70,15 +70,16 @@ Chooser = Callable[[Site, nn.Module], Scale]
 
 def least_error(neuron: NeuronModel, time_steps: int) -> Chooser:
     """Return the scale of least error for what a neuron can send in T steps, for every channel; see `MinimalError`."""
-    return lambda site, _: MinimalError(site, "channel", neuron.counts(time_steps), neuron.reach)
+    return lambda site, _: MinimalError(site, "channel", neuron.counts(time_steps), neuron.reach(time_steps))
 
 
-def as_trained(neuron: NeuronModel, otherwise: Chooser) -> Chooser:
-    """Return a scale that keeps the thresholds of trained activations, and another one for all that is not trained."""
+def as_trained(neuron: NeuronModel, time_steps: int) -> Chooser:
+    """Return a scale that keeps the thresholds of trained activations, and is that of least error for all others."""
+    otherwise = least_error(neuron, time_steps)
 
     def choose(site: Site, activation: nn.Module) -> Scale:
         if isinstance(activation, TrainableActivation):
-            return Learned(site, activation, neuron.reach)
+            return Learned(site, activation, neuron.reach(time_steps))
         return otherwise(site, activation)
 
     return choose

@@ -87,7 +87,7 @@ class Group(Method):
     def parts(self) -> Parts:
         """Keep trained thresholds, or fit them to τ·T levels; start at half a level."""
         neuron = NeuronModel(capacity=self.members)
-        scale = as_trained(neuron, least_error(neuron, self.time_steps))
+        scale = as_trained(neuron, self.time_steps)
         return Parts(scale=scale, calibration_batches=self.batches, neuron=neuron)
 
 
@@ -167,7 +167,7 @@ class Harmony(Method):
         """Fit thresholds to a normal distribution and (2^n − 1)·T levels; start at half the smallest."""
         neuron = NeuronModel(capacity=self.sizes, signed=True, levels="successive")
         return Parts(
-            scale=lambda site, _: GaussianPoint(site, "channel", neuron.counts(self.time_steps), neuron.reach),
+            scale=lambda site, _: GaussianPoint(site, "channel", neuron.counts(self.time_steps), neuron.reach(self.time_steps)),
             calibration_batches=self.batches, neuron=neuron, start=0.5**self.sizes,
         )  # fmt: skip
 
@@ -211,6 +211,6 @@ class Differential(Method):
         """Fit thresholds to a normal distribution and 2^n·T levels; start empty, since the nearest level needs no offset."""
         neuron = NeuronModel(capacity=self.sizes, signed=True, levels="nearest", code="differential")
         return Parts(
-            scale=lambda site, _: GaussianPoint(site, "channel", 2**self.sizes * self.time_steps, neuron.reach),
+            scale=lambda site, _: GaussianPoint(site, "channel", 2**self.sizes * self.time_steps, neuron.reach(self.time_steps)),
             calibration_batches=self.batches, neuron=neuron, start=0.0,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tospike.errors import is_count, require
-from tospike.methods.base import MadeForT, Parts, as_trained, least_error, register
+from tospike.methods.base import MadeForT, Parts, as_trained, register
 from tospike.neurons.model import Correction, NeuronModel, PreRun
 
 
@@ -27,7 +27,7 @@ class _PreRun(MadeForT):
     def parts(self) -> Parts:
         """Keep trained thresholds, or fit them to the steps behind the pre-run; start at half the threshold."""
         neuron = NeuronModel(pre=PreRun(self.pre_steps, self.correction))
-        scale = as_trained(neuron, least_error(neuron, self.time_steps - self.pre_steps))
+        scale = as_trained(neuron, self.time_steps - self.pre_steps)
         return Parts(scale=scale, calibration_batches=self.batches, neuron=neuron)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tospike.methods.base import MadeForT, Parts, as_trained, least_error, register
+from tospike.methods.base import MadeForT, Parts, as_trained, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import Refiner, ShiftScale
 
@@ -22,7 +22,7 @@ class _Synchronous(MadeForT):
         """Keep trained thresholds, or fit them to the levels of T steps; start at half a level."""
         neuron = self.model()
         return Parts(
-            scale=as_trained(neuron, least_error(neuron, self.time_steps)), calibration_batches=self.batches, neuron=neuron,
+            scale=as_trained(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron,
             refiners=self.refiners(), time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip
 

@@ -75,7 +75,7 @@ def unit(threshold: Tensor, model: NeuronModel, time_steps: int) -> Tensor:
         >>> unit(torch.tensor(1.0), NeuronModel(synchronous=True), 4)
         tensor(0.2500)
     """
-    return threshold * (model.reach / model.counts(time_steps))
+    return threshold * (model.reach(time_steps) / model.counts(time_steps))
 
 
 def at_step(counted: Tensor, threshold: Tensor, model: NeuronModel, time_steps: int, t: int) -> Tensor:

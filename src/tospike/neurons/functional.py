@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tospike.graph.rewrite import Rectifier
 from tospike.neurons.model import NeuronModel
 
 
@@ -65,7 +66,7 @@ def emit(u: Tensor, threshold: Tensor, model: NeuronModel) -> Tensor:
         most, unit = model.capacity, threshold
         if model.levels == "successive":
             most, unit = 2**model.capacity - 1, threshold * 0.5 ** (model.capacity - 1)
-        return torch.floor(u / unit).clamp_(-most if model.signed else 0, most).mul_(unit)
+        return (u / unit).floor_().clamp_(-most if model.signed else 0, most).mul_(unit)
     magnitude = u.abs() / threshold if model.signed else u.clamp_min(0.0) / threshold
     # Halfway between 2^k and 2^(k+1) lies 1.5·2^k, so |u|/1.5 rounds up to the right power; frexp rounds exactly.
     power = torch.frexp(magnitude * (2.0 / 3.0))[1].clamp_(1 - model.capacity, 0)
@@ -75,11 +76,12 @@ def emit(u: Tensor, threshold: Tensor, model: NeuronModel) -> Tensor:
 
 
 def track_step(
-    charge: Tensor, sent: Tensor, goal: Tensor, threshold: Tensor, model: NeuronModel
+    charge: Tensor, sent: Tensor, goal: Tensor, threshold: Tensor, model: NeuronModel, done: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Emit what is missing to a goal that is a function of all charge so far, and remember what was sent.
 
-    ``u = goal(Q_t) + v(0) − S_{t−1}``;  ``e = emit(u)``;  ``S_t = S_{t−1} + e``. With ``goal = max(Q, 0)``, uniform levels and
+    ``u = goal(Q_t) + v(0) − S_{t−1} − h``;  ``e = h + emit(u)``;  ``S_t = S_{t−1} + e``. With codes whose receiver holds the mean so far,
+    ``h = S_{t−1}/(t − 1)`` and spikes only change it; else h = 0. With ``goal = max(Q, 0)``, uniform levels and
     no limit per step, ``S_t = θ·max(0, ⌊(Q_t + v(0))/θ⌋)``: a function of the charge alone, so no order of arrival matters.
 
     Args:
@@ -88,6 +90,7 @@ def track_step(
         goal: What should have been sent by now, ``[N, ...]``, same unit.
         threshold: θ, broadcastable to one sample, same unit.
         model: The neuron, signed.
+        done: Steps done, t − 1, where the receiver holds the mean; None where it does not.
 
     Returns:
         The emission and the new sum of emissions, both ``[N, ...]``.
@@ -99,7 +102,10 @@ def track_step(
         >>> track_step(torch.tensor(0.5), torch.tensor([1.0]), torch.tensor([0.2]), torch.tensor(1.0), NeuronModel(signed=True))
         (tensor([-1.]), tensor([0.]))
     """
-    emission = emit(goal + charge - sent, threshold, model)
+    held = 1.0 / done if done else 0.0
+    emission = emit(torch.add(goal, sent, alpha=-1.0 - held).add_(charge), threshold, model)
+    if held:
+        emission.add_(sent, alpha=held)
     return emission, sent + emission
 
 
@@ -156,4 +162,6 @@ def goal(charge: Tensor, t: int, function: Callable[[Tensor], Tensor], *, homoge
         >>> goal(torch.tensor([-4.0, 8.0]), 2, torch.nn.ReLU6(), homogeneous=False)
         tensor([0., 8.])
     """
+    if isinstance(function, Rectifier):
+        return charge.clamp(0.0, t * function.cap)
     return function(charge) if homogeneous else t * function(charge / t)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tospike.errors import OptionError, Problem, is_count, require
+from tospike.errors import OptionError, Problem, is_count, is_within, require
 
 LevelSet = Literal["uniform", "nearest", "successive"]
 LEVEL_SETS: tuple[LevelSet, ...] = ("uniform", "nearest", "successive")
-Code = Literal["rate", "differential", "bits", "first"]
-CODES: tuple[Code, ...] = ("rate", "differential", "bits", "first")
+Code = Literal["rate", "differential", "phase", "bits", "first"]
+CODES: tuple[Code, ...] = ("rate", "differential", "phase", "bits", "first")
 Correction = Literal["silence", "shift"]
 CORRECTIONS: tuple[Correction, ...] = ("silence", "shift")
 
@@ -52,9 +52,11 @@ class NeuronModel:
         levels: ``"uniform"``, or ``"nearest"`` or ``"successive"`` for powers of two.
         total: Largest number of spikes over a whole run, in units of θ; None for no limit.
         synchronous: A layer waits for all T steps of the layer before, then sends the count that all its input is worth.
-        code: What a spike at step t is worth: θ (``"rate"``); a change of θ/t of the mean (``"differential"``); for synchronous
-            neurons also the bits of the count, the largest first (``"bits"``), or all of the count in one spike that comes
-            the earlier the larger it is (``"first"``).
+        code: What a spike at step t is worth: θ (``"rate"``); a change of the mean by θ/t (``"differential"``) or by θ·ratio^(t−1)
+            (``"phase"``), which the receiver holds; for synchronous neurons also the bits of the count, the largest first
+            (``"bits"``), or all of the count in one spike that comes the earlier the larger it is (``"first"``).
+        ratio: Of phase code, in [1/2, 1]: at 1/2 the steps are the bits of a number; above it a later step can still mend what the
+            steps before it did too much or too little.
         random: A synchronous neuron fires at random, with what is left of its charge over the steps that are left.
         pre: First steps that correct the neuron; None for none.
 
@@ -73,6 +75,7 @@ class NeuronModel:
     synchronous: bool = False
     code: Code = "rate"
     random: bool = False
+    ratio: float = 0.7
     pre: PreRun | None = None
 
     def __post_init__(self) -> None:
@@ -83,13 +86,14 @@ class NeuronModel:
             ("levels", self.levels, self.levels in LEVEL_SETS, f"one of {LEVEL_SETS}", "uniform"),
             ("code", self.code, self.code in CODES, f"one of {CODES}", "rate"),
             ("total", self.total, self.total is None or is_count(self.total), "an integer >= 1, or None", None),
+            ("ratio", self.ratio, self.ratio == 0.5 or is_within(self.ratio, 0.5, 1), "a number in [0.5, 1]", 0.7),
             ("pre", self.pre, self.pre is None or isinstance(self.pre, PreRun), "a PreRun, or None", None),
         )
         tracks = self.signed and not self.synchronous
         binary = self.capacity == 1 and not self.signed
         exclusions = (
             (self.total is not None and not tracks, "total=", "neurons without memory of what they sent", "signed=True"),
-            (self.code == "differential" and not tracks, "code='differential'", "neurons that cannot send negative changes",
+            (self.holds and not tracks, f"code={self.code!r}", "neurons that cannot send negative changes",
              "signed=True, synchronous=False"),
             (self.code in ("bits", "first") and not self.synchronous, f"code={self.code!r}", "causal neurons, which do not know their count yet",
              "synchronous=True"),
@@ -118,6 +122,11 @@ class NeuronModel:
         return "ternary" if self.signed else "binary"
 
     @property
+    def sizes(self) -> int:
+        """How many levels above 0 one step has."""
+        return 2**self.capacity - 1 if self.levels == "successive" else self.capacity
+
+    @property
     def pre_steps(self) -> int:
         """First steps of a run that are never read out."""
         return self.pre.steps if self.pre is not None else 0
@@ -128,19 +137,31 @@ class NeuronModel:
         return self.pre_steps if self.pre is not None and self.pre.correction == "shift" else 0
 
     @property
-    def reach(self) -> float:
-        """Largest mean emission over a run, as a share of θ.
+    def holds(self) -> bool:
+        """Whether the receiver holds the mean that it was sent, so that spikes change it and silence leaves it."""
+        return self.code in ("differential", "phase")
+
+    def worth(self, t: int) -> float:
+        """Return by how much a spike of θ at step t, from 1, changes the mean that its receiver holds, as a share of θ."""
+        return 1.0 / t if self.code == "differential" else self.ratio ** (t - 1)
+
+    def reach(self, time_steps: int) -> float:
+        """Return the largest mean emission over T steps, as a share of θ.
 
         Example:
-            >>> NeuronModel(capacity=3).reach, NeuronModel(capacity=3, levels="successive").reach
+            >>> NeuronModel(capacity=3).reach(4), NeuronModel(capacity=3, levels="successive").reach(4)
             (3.0, 1.75)
+            >>> NeuronModel(signed=True, code="phase", ratio=0.5).reach(4)
+            1.875
         """
-        return {"uniform": float(self.capacity), "nearest": 1.0, "successive": 2.0 - 0.5 ** (self.capacity - 1)}[
-            self.levels
-        ]
+        powers = 2.0 - 0.5 ** (self.capacity - 1)
+        largest = {"uniform": float(self.capacity), "nearest": 1.0, "successive": powers}[self.levels]
+        return largest * (sum(map(self.worth, range(1, time_steps + 1))) if self.holds else 1.0)
 
     def counts(self, time_steps: int) -> int:
-        """Return N, the number of levels above 0 that the mean emission over T steps has, equally far apart.
+        """Return N, the number of levels above 0 that the mean emission over T steps can have, equally far apart.
+
+        With codes that hold the mean it is the reach over the smallest change.
 
         Example:
             >>> [NeuronModel(synchronous=True, code=code).counts(4) for code in ("rate", "bits", "first")]
@@ -153,6 +174,9 @@ class NeuronModel:
             "nearest": 2 ** (self.capacity - 1),
             "successive": 2**self.capacity - 1,
         }
+        if self.holds:
+            smallest = self.worth(time_steps) * (1.0 if self.levels == "uniform" else 0.5 ** (self.capacity - 1))
+            return round(self.reach(time_steps) / smallest)
         return per_step[self.levels] * time_steps
 
     def latency(self, time_steps: int, depth: int) -> int:

@@ -90,8 +90,8 @@ class Neuron(nn.Module):
     def carried(self, state: State, share: float) -> State:
         """Return the state before the first step of another input, with part of what this one left.
 
-        ``v(0)' = v(0) + clip(α·max(r, −S), −θ/2, θ/2)`` with v(0) the start of the first input, r what was received and not sent, S the sum of emissions: a neuron that sent
-        too much without cause does not owe more than it sent.
+        ``v(0)' = v(0) + clip(α·max(r, −S), −θ/2, θ/2)`` with v(0) the start of the first input, r what was received and not sent, S the
+        sum of emissions: a neuron that sent too much without cause does not owe more than it sent.
 
         Args:
             state: After the last input; it has to know what was sent.
@@ -194,9 +194,11 @@ class Neuron(nn.Module):
         wanted = goal(charge, t, self.function, homogeneous=self.homogeneous)
         if self.model.total is not None:
             wanted = wanted.minimum(self.model.total * theta)
-        held = state.sent / state.steps if self.model.code == "differential" and state.steps else 0.0
-        emission, sent = track_step(self.start.to(x.dtype) * theta, state.sent + held, wanted, theta, self.model)
-        return emission + held, State(t, charge, sent)
+        if self.model.holds:  # a change of the mean counts t times in the sum over t steps
+            theta = theta * (t * self.model.worth(t))
+        done = state.steps if self.model.holds else None
+        emission, sent = track_step(self.start.to(x.dtype) * theta, state.sent, wanted, theta, self.model, done)
+        return emission, State(t, charge, sent)
 
     def extra_repr(self) -> str:
         """Show shape and range of the thresholds in a printed network."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,16 @@ class SiteView:
         neuron: Its neurons, changed in place.
         currents: Input currents of the SNN ``[T, N, ...]``, one tensor per batch, in units of the activation.
         targets: Activations of the ANN ``[N, ...]``, one tensor per batch, same unit.
+        depth: Share of the network's Sites that lie in front of it, 0 for the first and 1 for the last.
+        constant: Whether the currents are the same at every step.
     """
 
     site: Site
     neuron: Neuron
     currents: Sequence[Tensor]
     targets: Sequence[Tensor]
+    depth: float = 0.0
+    constant: bool = False
 
     def emissions(self, number: int) -> Tensor:
         """Run the neurons on one batch as they are now, and return their emissions ``[T, N, ...]``."""
@@ -49,12 +53,15 @@ class LayerView:
     Attributes:
         layer: The layer, changed in place; no other place of the network uses it.
         inputs: Mean input of the layer over time in the SNN ``[N, ...]``, one tensor per batch.
-        missing: What its mean output lacks, to what the ANN has there ``[N, ...]``, one tensor per batch.
+        missing: What its mean output lacks, or the sum that it joins, to what the ANN has there ``[N, ...]``, one tensor per batch.
+        wanted: What the ANN has there, where that does nothing but enter a rectifier, for which all values below 0 are the same;
+            None elsewhere.
     """
 
     layer: nn.Module
     inputs: Sequence[Tensor]
     missing: Sequence[Tensor]
+    wanted: Sequence[Tensor] | None = None
 
 
 class Refiner:
@@ -131,6 +138,34 @@ class ThresholdShift(Refiner):
 
 
 @dataclass(frozen=True)
+class Taper(Refiner):
+    """Let phase code be fine in front, where currents are sure, and forgiving behind, where they still change.
+
+    ``ratio = low + (high − low)·d``, d the share of Sites in front; ``first`` where the current is constant. The reach stays:
+    ``θ ← θ·Σ old ratio^(t−1) / Σ new ratio^(t−1)``.
+
+    Attributes:
+        low: Ratio of the first Sites.
+        high: Ratio of the last.
+        first: Ratio where currents are constant; at 1/2 the steps are the bits of the activation.
+
+    Source: own construction.
+    """
+
+    low: float = 0.6
+    high: float = 0.75
+    first: float = 0.5
+
+    def site(self, view: SiteView) -> None:
+        """Set the ratio; the data are not looked at."""
+        neuron, steps = view.neuron, len(view.currents[0])
+        before = neuron.model.reach(steps)
+        ratio = self.first if view.constant else self.low + (self.high - self.low) * view.depth
+        neuron.model = replace(neuron.model, ratio=ratio)
+        neuron.threshold = neuron.threshold * (before / neuron.model.reach(steps))
+
+
+@dataclass(frozen=True)
 class ShiftScale(Refiner):
     """Shift the input of each channel and scale its output, so that mean and slope of its emission come out right.
 
@@ -192,11 +227,13 @@ class Potential(Refiner):
 class Reconstruct(Refiner):
     """Fit the weights of each layer to the inputs that the SNN gives it, in closed form.
 
-    ``ΔW = argmin ‖ΔW·x̄ − e‖² + ridge·E‖x̄‖²·‖ΔW‖²``, x̄ the layer's mean input in the SNN with a constant 1 appended, e what its
-    output lacks to the ANN's; behind a join, what the sum lacks.
+    ``ΔW = argmin Σ e(ΔW·x̄)² + ridge·E‖x̄‖²·‖ΔW‖²``, x̄ the layer's mean input in the SNN with a constant 1 appended. The error e is
+    ``max(z, 0) − max(z' + ΔW·x̄, 0)`` where a rectifier follows, z the ANN's pre-activation and z' the SNN's, and else without the
+    maximum. Each round solves a linear problem in which outputs that are rightly below 0 stay where the round before put them.
 
     Attributes:
         ridge: Strength of the pull to the ANN's weights.
+        rounds: Rounds, of which only the first is needed where no rectifier follows.
         positions: Output positions that are sampled from each batch of a convolution.
 
     Source: own construction, in the spirit of the weight calibration of Li et al., ICML 2021, section 4, which descends a
@@ -204,7 +241,8 @@ class Reconstruct(Refiner):
     """
 
     ridge: float = 0.02
-    positions: int = 20_000
+    rounds: int = 4
+    positions: int = 5_000
 
     def layer(self, view: LayerView) -> None:
         """Fit one layer; a layer that is neither linear nor a plain convolution stays."""
@@ -214,42 +252,56 @@ class Reconstruct(Refiner):
             or getattr(layer, "padding_mode", "zeros") != "zeros"
         ):
             return
-        groups = getattr(layer, "groups", 1)
-        gram: Tensor | float = 0.0
-        cross: Tensor | float = 0.0
-        for x, e in zip(view.inputs, view.missing, strict=True):
-            rows, errors = _rows(layer, x, e, groups, self.positions)
-            gram = gram + rows.mT @ rows
-            cross = cross + rows.mT @ errors
-        assert isinstance(gram, Tensor)
-        size = gram.shape[-1]
+        rows, missing, wanted = self._rows(layer, view)
+        gram = rows.mT @ rows
         diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        eye = torch.eye(size, dtype=gram.dtype, device=gram.device)
-        change = torch.linalg.solve(gram + (self.ridge * diagonal + 1e-12) * eye, cross)  # [G, K + 1, out / G]
+        eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        factor = torch.linalg.cholesky(gram + (self.ridge * diagonal + 1e-9) * eye)
+        change = torch.cholesky_solve(rows.mT @ missing, factor)  # [G, K + 1, out / G]
+        for _ in range(self.rounds - 1 if wanted is not None else 0):
+            assert wanted is not None
+            moved = rows @ change
+            now = wanted - missing
+            needed = torch.where(wanted > 0, missing, torch.where(now + moved > 0, -now, moved))
+            change = torch.cholesky_solve(rows.mT @ needed, factor)
         weight = change[:, :-1].mT.reshape(layer.weight.shape)
         with torch.no_grad():
             layer.weight += weight.to(layer.weight.dtype)
             bias = change[:, -1].reshape(-1).to(layer.weight.dtype)
             layer.bias = nn.Parameter(bias if layer.bias is None else layer.bias + bias, requires_grad=False)
 
+    def _rows(self, layer: _Layer, view: LayerView) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return inputs ``[G, P, K + 1]`` with what their outputs ``[G, P, out / G]`` lack, and what the ANN has there."""
+        rows, missing, wanted = [], [], []
+        for number, x in enumerate(view.inputs):
+            inputs = _inputs(layer, x)
+            count = inputs.shape[1]
+            kept = torch.randperm(count, device=x.device)[: self.positions] if count > self.positions else slice(None)
+            rows.append(inputs[:, kept].double())
+            missing.append(_outputs(layer, view.missing[number])[:, kept].double())
+            if view.wanted is not None:
+                wanted.append(_outputs(layer, view.wanted[number])[:, kept].double())
+        joined = torch.cat(rows, 1)
+        joined = torch.cat([joined, torch.ones_like(joined[..., :1])], -1)
+        return joined, torch.cat(missing, 1), torch.cat(wanted, 1) if wanted else None
 
-def _rows(
-    layer: nn.Linear | nn.Conv1d | nn.Conv2d, x: Tensor, e: Tensor, groups: int, positions: int
-) -> tuple[Tensor, Tensor]:
-    """Return the inputs ``[G, P, K + 1]`` of a layer's outputs and their errors ``[G, P, out / G]``, in float64."""
+
+_Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+
+
+def _inputs(layer: _Layer, x: Tensor) -> Tensor:
+    """Return the inputs of every output position of a layer ``[G, P, K]``, K of each group."""
     if isinstance(layer, nn.Linear):
-        rows, errors = x.reshape(1, -1, x.shape[-1]), e.reshape(1, -1, e.shape[-1])
-    else:
-        if isinstance(layer, nn.Conv1d):
-            x, e = x.unsqueeze(2), e.unsqueeze(2)
-        patches = _patches(layer, x)  # [N, C·k, P]
-        errors = e.flatten(2).permute(1, 0, 2).reshape(groups, e.shape[1] // groups, -1).mT
-        rows = patches.permute(1, 0, 2).reshape(groups, patches.shape[1] // groups, -1).mT
-    if rows.shape[1] > positions:
-        chosen = torch.randperm(rows.shape[1], device=rows.device)[:positions]
-        rows, errors = rows[:, chosen], errors[:, chosen]
-    rows = rows.double()
-    return torch.cat([rows, torch.ones_like(rows[..., :1])], -1), errors.double()
+        return x.reshape(1, -1, x.shape[-1])
+    patches = _patches(layer, x.unsqueeze(2) if isinstance(layer, nn.Conv1d) else x)  # [N, C·k, P]
+    return patches.permute(1, 0, 2).reshape(layer.groups, patches.shape[1] // layer.groups, -1).mT
+
+
+def _outputs(layer: _Layer, y: Tensor) -> Tensor:
+    """Return the outputs of a layer ``[N, ...]`` as ``[G, P, out / G]``."""
+    if isinstance(layer, nn.Linear):
+        return y.reshape(1, -1, y.shape[-1])
+    return y.flatten(2).permute(1, 0, 2).reshape(layer.groups, y.shape[1] // layer.groups, -1).mT
 
 
 def _patches(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

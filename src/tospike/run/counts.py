@@ -39,8 +39,8 @@ class Counts:
 
     A spike is one emission that is not zero, of whatever level. A synaptic operation is what one non-zero input of a weighted
     layer causes at one of its outputs. A layer's operations are counted as its multiply-adds times the share of its inputs that
-    are not zero, which is exact but at the border of a padded image. With differential code only changes of the mean are sent:
-    an emission counts where it differs from the mean of all before.
+    are not zero, which is exact but at the border of a padded image. With differential and phase code only changes of the mean
+    are sent: an emission counts where it differs from the mean of all before.
 
     Attributes:
         samples: Samples seen.
@@ -60,11 +60,11 @@ class Counts:
     _t: int = 0
     _sums: dict[str, Tensor] | None = None  # of all that a node sent or received, where only changes count
 
-    def begin(self, samples: int, *, differential: bool = False) -> None:
+    def begin(self, samples: int, *, changes: bool = False) -> None:
         """Start counting another batch from its first step."""
         self.samples += samples
         self._t = 0
-        self._sums = {} if differential else None
+        self._sums = {} if changes else None
 
     def watch(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
         """Count what one node of the body did in a chunk."""
@@ -128,6 +128,11 @@ class Counts:
     def rates(self) -> dict[str, float]:
         """Return the mean spikes per neuron and step of each Site."""
         return {name: sum(row) / (len(row) * self.neurons[name] * self.samples) for name, row in self.spikes.items()}
+
+    def spikes_per_neuron(self, time_steps: int) -> float:
+        """Return the spikes of one neuron in the first steps of one sample, averaged over all neurons."""
+        sent = sum(sum(row[:time_steps]) for row in self.spikes.values())
+        return sent / max(self.samples * sum(self.neurons.values()), 1)
 
     def synaptic_operations(self, time_steps: int) -> float:
         """Return the synaptic operations of one sample in its first steps, over all counted layers."""

@@ -1,0 +1,280 @@
+"""Every training-free method at every T on Fashion-MNIST, three calibration seeds, with what each spends; and an ablation of Auto.
+
+    python benchmarks/methods.py                      # docs/results/methods.{json,md} and the two plots
+    python benchmarks/methods.py --table ablation     # docs/results/ablation.{json,md}
+    python benchmarks/methods.py --table auto         # docs/results/auto.{json,md}: Auto on the whole test set
+
+An interrupted run goes on where it stopped.
+"""
+
+import argparse
+import statistics
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+import tospike as ts
+from common import Rows, fashion_mnist, made_by
+from tospike import zoo
+from tospike.neurons import NeuronModel
+from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, StepBias, Taper
+from tospike.run.counts import multiply_adds
+
+TIME_STEPS = (1, 2, 4, 8, 16, 32)
+PRE_STEPS = 4
+FIXED, MADE = 100, 15  # calibration batches for thresholds: of methods that are not made for a T, and of those that are
+NETWORK = "fashion-resnet20-relu"
+
+
+def refine(t):
+    """Return the calibration batches for corrections at T: fewer where each of them has more steps."""
+    return min(MADE, max(64 // t, 2))
+
+
+def every():
+    """Return each method by its label, as a function of T; those that ignore T come first."""
+    fixed = {
+        "RobustNorm 99.9 %, layer": ts.RobustNorm(batches=FIXED),
+        "RobustNorm max, channel": ts.RobustNorm(1.0, "channel", FIXED),
+        "RMP": ts.RMP(FIXED), "OPI": ts.OPI(FIXED), "LTB": ts.LTB(FIXED), "SNM": ts.SNM(FIXED), "CRPI": ts.CRPI(batches=FIXED),
+        "MultiThreshold": ts.MultiThreshold(batches=FIXED),
+    }  # fmt: skip
+    made = {
+        "RTS": lambda t: ts.RTS(time_steps=t, batches=MADE),
+        "LightCalibration": lambda t: ts.LightCalibration(t, MADE, refine(t)),
+        "AdvancedCalibration": lambda t: ts.AdvancedCalibration(t, MADE, refine(t)),
+        "FTBC": lambda t: ts.FTBC(t, MADE, refine(t)),
+        "FTBC, thresholds of LTB": lambda t: ts.FTBC(t, MADE, refine(t)).using(scale=ts.LTB(FIXED)),
+        "SRP, 4 pre-steps": lambda t: ts.SRP(t, MADE, pre_steps=PRE_STEPS),
+        "COS, 4 pre-steps": lambda t: ts.COS(t, MADE, pre_steps=PRE_STEPS),
+        "Parallel": lambda t: ts.Parallel(t, MADE, refine(t)),
+        "TPP": lambda t: ts.TPP(t, MADE),
+        "FirstSpike": lambda t: ts.FirstSpike(t, MADE),
+        "BitWeighted": lambda t: ts.BitWeighted(t, MADE),
+        "Auto binary": lambda t: ts.Auto(t, MADE, refine(t), spikes="binary"),
+        "Ternary": lambda t: ts.Ternary(t, MADE, refine(t)),
+        "Auto ternary": lambda t: ts.Auto(t, MADE, refine(t), spikes="ternary"),
+        "Burst, K = 5": lambda t: ts.Burst(t, batches=MADE),
+        "Group, 4 members": lambda t: ts.Group(t, batches=MADE),
+        "Harmony, n = 4": lambda t: ts.Harmony(t, batches=MADE),
+        "Differential, n = 4": lambda t: ts.Differential(t, batches=MADE),
+        "Auto graded": lambda t: ts.Auto(t, MADE, refine(t), spikes="graded"),
+    }
+    return {label: (lambda _, method=method: method) for label, method in fixed.items()} | made, set(fixed)
+
+
+def figures(result, t, snn):
+    """Return what a table shows of one T."""
+    neuron = snn.conversion.neuron
+    return {
+        "score": result.curve[t], "ann": result.reference, "spikes": result.spikes_per_neuron[t], "operations": result.operations[t],
+        "latency": result.latency[t], "levels": neuron.counts(t - neuron.pre_steps), "kind": neuron.spikes, "code": neuron.code,
+        "sizes": neuron.sizes * (2 if neuron.signed else 1), "images": snn.conversion.calibration_samples, "synchronous": neuron.synchronous,
+    }  # fmt: skip
+
+
+def measure(ann, method, fixed, calibration, scored):
+    """Convert once, or anew for every T, and return the figures of each T that the method can run."""
+    found = {}
+    for steps in (TIME_STEPS,) if fixed else [(t,) for t in TIME_STEPS]:
+        try:
+            made = method(steps[-1])
+        except ts.errors.OptionError:  # T is no more than the pre-run
+            continue
+        snn = ts.convert(ann, made, calibration=calibration, progress=False)
+        result = ts.evaluate(snn, scored, time_steps=steps, reference=ann, progress=False)
+        found |= {t: figures(result, t, snn) for t in steps}
+    return {"at": found}
+
+
+def peer_recipes(calibration):
+    """Return SpikingJelly's recipes that convert a network of ReLUs, by label."""
+    from spikingjelly.activation_based import ann2snn
+
+    return {
+        "SpikingJelly LTB": lambda: ann2snn.LocalThresholdBalancingRecipe(dataloader=calibration),
+        "SpikingJelly rate, max": lambda: ann2snn.RateCodingRecipe(dataloader=calibration, mode="Max"),
+        "SpikingJelly rate, 99.9 %": lambda: ann2snn.RateCodingRecipe(dataloader=calibration, mode="99.9%"),
+    }
+
+
+@torch.no_grad()
+def measure_peer(ann, recipe, scored):
+    """Convert with SpikingJelly and average its output over the first T steps, T by T, in one simulation."""
+    from spikingjelly.activation_based import ann2snn, functional
+
+    snn = ann2snn.Converter(recipe=recipe(), device="cpu").convert(ann).eval()
+    functional.set_step_mode(snn, "s")
+    hits, reference, count = dict.fromkeys(TIME_STEPS, 0), 0, sum(len(y) for _, y in scored)
+    for x, y in scored:
+        functional.reset_net(snn)
+        reference += int((ann(x).argmax(1) == y).sum())
+        total = 0
+        for t in range(1, TIME_STEPS[-1] + 1):
+            total = total + snn(x)
+            if t in hits:
+                hits[t] += int((total.argmax(1) == y).sum())
+    shared = {"ann": 100 * reference / count, "kind": "binary", "code": "rate", "sizes": 1, "synchronous": False}
+    shared |= {"spikes": None, "operations": None, "images": FIXED * 100}
+    return {"at": {t: shared | {"score": 100 * n / count, "latency": t, "levels": t} for t, n in hits.items()}}
+
+
+def parts_of_auto():
+    """Return Auto with parts taken away or replaced, by label and kind of spikes."""
+
+    def auto(spikes, **parts):
+        return lambda t: ts.Auto(t, MADE, refine(t), spikes=spikes).using(**parts)
+
+    rate = NeuronModel(signed=True)
+    largest = ts.RobustNorm(1.0, "channel", MADE)
+    return {
+        "ternary: Auto": auto("ternary"),
+        "ternary: rate code (thresholds for its levels)": lambda t: ts.Ternary(t, MADE, refine(t)).using(neuron=rate, refiners=(Reconstruct(), ChannelBias())),
+        "ternary: one ratio for all layers": auto("ternary", refiners=(Reconstruct(), ChannelBias())),
+        "ternary: weights not fitted": auto("ternary", refiners=(Taper(), ChannelBias())),
+        "ternary: weights fitted without regard to the rectifier": auto("ternary", refiners=(Reconstruct(rounds=1), Taper(), ChannelBias())),
+        "ternary: no bias": auto("ternary", refiners=(Reconstruct(), Taper())),
+        "ternary: bias per step": auto("ternary", refiners=(Reconstruct(), Taper(), StepBias())),
+        "ternary: potential per neuron": auto("ternary", refiners=(Reconstruct(), Taper(), ChannelBias(), Potential())),
+        "ternary: largest activation as reach": auto("ternary", scale=largest),
+        "ternary: start 0": auto("ternary", start=0.0),
+        "binary: Auto": auto("binary"),
+        "binary: weights not fitted": auto("binary", refiners=(ChannelBias(), Potential())),
+        "binary: no potential": auto("binary", refiners=(Reconstruct(), ChannelBias())),
+        "binary: bias per step": auto("binary", refiners=(Reconstruct(), StepBias())),
+        "binary: no bias": auto("binary", refiners=(Reconstruct(),)),
+        "binary: largest activation as threshold": auto("binary", scale=largest),
+        "binary: start 0": auto("binary", start=0.0),
+    }  # fmt: skip
+
+
+def loss(row, t):
+    """Return the points that a row lost to its ANN at T; None where it cannot run T."""
+    at = row["at"].get(str(t))
+    return None if at is None else at["ann"] - at["score"]
+
+
+def spread(rows, t):
+    """Return mean and standard deviation over seeds of the points lost, as text."""
+    losses = [loss(row, t) for row in rows]
+    if losses[0] is None:
+        return "–"
+    deviation = f" ± {statistics.stdev(losses):.1f}" if len(losses) > 1 else ""
+    return f"{statistics.mean(losses):.1f}{deviation}"
+
+
+def grouped(rows):
+    """Return the rows by label, in the order of their first."""
+    found = {}
+    for row in rows:
+        found.setdefault(row["label"], []).append(row)
+    return found
+
+
+def stepped_work(ann):
+    """Return the multiply-adds for one image of all layers that an SNN steps: those between its first and its last neurons."""
+    snn, work = ts.convert(ann, ts.RMP(batches=1), calibration=[torch.rand(2, 1, 28, 28)]), []
+    for node in snn.plan.body:
+        if node.op == "call_module":
+            snn.graph.get_submodule(node.target).register_forward_hook(
+                lambda m, args, y: work.append(multiply_adds(m, args[0], y))
+            )
+    snn(torch.rand(1, 1, 28, 28), time_steps=1)
+    return sum(work)
+
+
+def table(rows, text, work):
+    """Write the rows as Markdown."""
+    steps = [t for t in TIME_STEPS if any(str(t) in row["at"] for row in rows)]
+    lines = [
+        *text, "",
+        "| method | spikes | code | levels of one step | images | waits | " + " | ".join(f"T={t}" for t in steps) + " | spikes, T=8 | SOP/MAC, T=8 |",
+        "|---|---|---|---|---|---|" + "---|" * (len(steps) + 2),
+    ]  # fmt: skip
+    for label, group in grouped(rows).items():
+        at = group[0]["at"].get("8") or next(iter(group[0]["at"].values()))
+        spent = [
+            f"{at[key] / unit:.2f}" if at[key] is not None else ""
+            for key, unit in (("spikes", 1), ("operations", work))
+        ]
+        losses = " | ".join(spread(group, t) for t in steps)
+        waits = "each layer" if at["synchronous"] else ("pre-run" if at["latency"] > 8 else "")
+        lines.append(
+            f"| {label} | {at['kind']} | {at['code']} | {at['sizes']} | {at['images']:,} | {waits} | {losses} | {' | '.join(spent)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows, axis, path):
+    """Draw the points lost over T, or over the number of levels that T steps can tell apart."""
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    markers = {"binary": "o", "ternary": "s", "graded": "^"}
+    for number, (label, group) in enumerate(grouped(rows).items()):
+        points = {}
+        for row in group:
+            for t, at in row["at"].items():
+                points.setdefault(int(t) if axis == "T" else at["levels"], []).append(loss(row, t))
+        xs = sorted(points)
+        ys = [max(statistics.mean(points[x]), 0.03) for x in xs]
+        kind = next(iter(group[0]["at"].values()))["kind"]
+        axes.plot(xs, ys, marker=markers[kind], label=f"{label} ({kind})", color=plt.cm.tab20(number % 20), linewidth=1.2, markersize=4,
+                  linestyle="--" if label.startswith("SpikingJelly") else "-")  # fmt: skip
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel={"T": "time-steps T", "N": "levels N that T steps can tell apart"}[axis],
+        ylabel="points below the ANN",
+    )
+    axes.set_xscale("log", base=2)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=6.5, ncols=2)
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    """Measure every row and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", choices=("methods", "ablation", "auto"), default="methods")
+    parser.add_argument("--samples", type=int, help="test images; 2,000, and all 10,000 for the table auto")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--only", nargs="+", help="labels to measure; the table shows all that the file has")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that the file has already")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parser.parse_args()
+    samples = options.samples or (10_000 if options.table == "auto" else 2_000)
+    ann, kept = zoo.load(NETWORK), Rows(options.out / f"{options.table}.json", fresh=options.fresh)
+    methods, fixed = every()
+    if options.table == "ablation":
+        methods, fixed = parts_of_auto(), set()
+    if options.table == "auto":
+        methods = {label: methods[label] for label in ("LTB", "Auto binary", "Auto ternary", "Auto graded")}
+    for seed in options.seeds:
+        calibration, scored = fashion_mnist(samples, FIXED, seed)
+        wanted = {
+            label: partial(measure, ann, method, label in fixed, calibration, scored)
+            for label, method in methods.items()
+        }
+        if options.table == "methods":
+            wanted |= {
+                label: partial(measure_peer, ann, recipe, scored) for label, recipe in peer_recipes(calibration).items()
+            }
+        for label, function in wanted.items():
+            if options.only is None or label in options.only:
+                kept.measure({"label": label, "seed": seed, "samples": sum(len(y) for _, y in scored)}, function)
+    text = [
+        f"Fashion-MNIST ResNet-20 (`{NETWORK}`), the first {samples:,} test images; points of top-1 below the same ANN, mean ± standard",
+        f"deviation over {len(options.seeds)} orders of the calibration images. T counts every simulated step. Methods are made for each T, but those that",
+        "do not know T. Levels of one step: what a spike can be, both signs. Waits: each layer waits for all T steps of the layer before, or for its",
+        "pre-run. Spikes: per neuron for one image. SOP/MAC: synaptic operations of one image over the multiply-adds of the ANN's spiking layers.",
+        made_by(f"python benchmarks/methods.py --table {options.table}"),
+    ]  # fmt: skip
+    (options.out / f"{options.table}.md").write_text(table(kept.rows, text, stepped_work(ann)))
+    if options.table == "methods":
+        plot(kept.rows, "T", options.out / "methods-equal-t.png")
+        plot(kept.rows, "N", options.out / "methods-equal-levels.png")
+
+
+if __name__ == "__main__":
+    main()
