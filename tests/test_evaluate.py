@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import tospike as ts
-from tospike.errors import DataError
+from tospike.errors import DataError, OptionError
 
 
 @pytest.fixture
@@ -66,6 +66,33 @@ def test_regression(trio):
     assert result.curve[4] == pytest.approx(errors.square().mean().item(), rel=1e-4)
     assert result.curve[64] < result.curve[4]
     assert result.reference == pytest.approx(0, abs=1e-9)
+
+
+def test_samples_stop_when_they_are_sure(trio):
+    _, snn, batches = trio
+    marks = (1, 4, 16)
+    result = ts.evaluate(snn, batches, time_steps=marks, confidence=(0.4, 1.0), progress=False)
+    hits, steps = 0, 0
+    for x, y in batches:
+        for n in range(len(x)):
+            outputs = [snn(x[n : n + 1], time_steps=t) for t in marks]
+            t = next((k for k, out in enumerate(outputs[:-1]) if out.softmax(1).max() >= 0.4), len(marks) - 1)
+            hits += int(outputs[t].argmax() == y[n])
+            steps += marks[t]
+    assert result.exits[0.4] == pytest.approx({"top1": 100 * hits / 30, "steps": steps / 30})
+    assert result.exits[1.0] == pytest.approx({"top1": result.curve[16], "steps": 16})
+    assert 1 <= result.exits[0.4]["steps"] < 16
+    assert ts.Result.from_json(result.to_json()) == result
+
+
+def test_refuses_a_confidence_that_cannot_be(trio):
+    ann, snn, batches = trio
+    for settings in ({"confidence": (0.0,)}, {"confidence": (2,)}, {"confidence": (0.9,), "task": ts.Regression()}):
+        with pytest.raises(OptionError):
+            ts.evaluate(snn, batches, time_steps=(2,), progress=False, **settings)
+    synchronous = ts.convert(ann, ts.Parallel(time_steps=2), calibration=[batches[0][0]])
+    with pytest.raises(OptionError, match="stop early"):
+        ts.evaluate(synchronous, batches, time_steps=(2,), confidence=(0.9,), progress=False)
 
 
 @pytest.mark.parametrize("loader", [[], [(torch.zeros(2, 4), torch.tensor([0, 9]))], [torch.zeros(2, 4)]])

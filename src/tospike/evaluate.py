@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import nn
 from torchmetrics import MetricCollection
 
-from tospike.errors import DataError, OptionError, require_type
+from tospike.errors import DataError, OptionError, is_within, require, require_type
 from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.run.counts import Counts
@@ -51,6 +51,8 @@ class Result:
         calibration_samples: Images that the thresholds were measured on.
         neurons_added: Neurons of pooled copies, for one sample.
         latency: Steps from the first input to the last output by T; more than T where layers wait for each other.
+        exits: By confidence: the headline score when each sample stops at the first T of the curve with that much confidence, and
+            ``"steps"``, the T at which samples stopped, on average.
         samples: Samples scored.
         finished: False if the evaluation was interrupted.
         uncounted: Operations with weights that the counts leave out.
@@ -80,6 +82,7 @@ class Result:
     latency: dict[int, int]
     samples: int
     finished: bool = True
+    exits: dict[float, dict[str, float]] = field(default_factory=dict)
     uncounted: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -97,6 +100,7 @@ class Result:
             raw = json.loads(text)
             for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency", "spikes_per_neuron"):
                 raw[key] = {int(t): value for t, value in raw[key].items()}
+            raw["exits"] = {float(level): value for level, value in raw.get("exits", {}).items()}
             return cls(**raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -132,6 +136,7 @@ def evaluate(
     time_steps: Sequence[int] = (1, 2, 4, 8, 16, 32),
     delay: Delay = 0,
     reference: nn.Module | None = None,
+    confidence: Sequence[float] = (),
     steps_per_call: int | None = None,
     device: str | torch.device | None = None,
     save: str | os.PathLike[str] | None = None,
@@ -146,6 +151,7 @@ def evaluate(
         time_steps: The T to score; all come from one simulation to the largest.
         delay: First counted step, ``"auto"``, or 0; see `tospike.simulate`.
         reference: A network to score on the same batches, usually the ANN; it is scored in eval mode and left as it was.
+        confidence: Levels in (0, 1] at which a sample may stop early, at one of `time_steps`; every level is scored.
         steps_per_call: See `tospike.simulate`.
         device: Where to run; where the SNN is when None. Both networks are put back afterwards.
         save: File for the result, written at the end or on Ctrl-C.
@@ -181,7 +187,16 @@ def evaluate(
         )
     marks = ordered(time_steps)
     delays = check_run(snn.conversion, marks, marks[-1], delay, steps_per_call, "auto")
-    scoring = _Scoring(snn, task, marks, delay, delays, reference, steps_per_call)
+    for level in confidence:
+        require("the evaluation", ("confidence", level, is_within(level, 0, 1), "numbers in (0, 1]", (0.9,)))
+    if confidence and type(task).confidence is Task.confidence:
+        task.confidence(None)  # says that there is none
+    if confidence and snn.conversion.neuron.synchronous:
+        raise OptionError(
+            "Synchronous neurons cannot stop early", got=f"confidence={tuple(confidence)}", expected="causal neurons",
+            remedy="Leave confidence= out: every T is a run of its own.",
+        )  # fmt: skip
+    scoring = _Scoring(snn, task, marks, delay, delays, reference, confidence, steps_per_call)
     result = scoring.run(loader, device, progress)
     if save is not None:
         result.save(save)
@@ -190,17 +205,45 @@ def evaluate(
     return result
 
 
+class _Exit:
+    """Scores of samples that stop as soon as their prediction is sure enough.
+
+    Source: Li, Jones and Furber, "Unleashing the potential of spiking neural networks with dynamic confidence", ICCV 2023. Differs from
+    the paper in: the level is given, not searched for on a Pareto front.
+    """
+
+    def __init__(self, level: float) -> None:
+        self.level, self.steps, self.samples = level, 0, 0
+        self.metrics: MetricCollection | None = None
+
+    def update(self, task: Task, predictions: dict[int, Any], target: Any) -> None:
+        """Score one batch, given the predictions ``[N, ...]`` at every T."""
+        *early, last = sorted(predictions)
+        chosen = predictions[last].clone()
+        waiting = torch.ones(len(chosen), dtype=torch.bool, device=chosen.device)
+        for t in early:
+            sure = waiting & (task.confidence(predictions[t]) >= self.level)
+            chosen[sure] = predictions[t][sure]
+            waiting &= ~sure
+            self.steps += t * int(sure.sum())
+        self.steps += last * int(waiting.sum())
+        self.samples += len(chosen)
+        self.metrics = self.metrics or task.metrics(chosen)
+        self.metrics.update(chosen, target)
+
+
 class _Scoring:
     """Metrics of the reference and of every T, fed batch by batch."""
 
     def __init__(
         self, snn: SNN, task: Task, marks: list[int], delay: Delay, delays: dict[int, int], reference: nn.Module | None,
-        chunk: int | None,
+        confidence: Sequence[float], chunk: int | None,
     ) -> None:  # fmt: skip
         self.snn, self.task, self.marks, self.ann, self.chunk = snn, task, marks, reference, chunk
         self.delay, self.delays = delay, delays
         self.metrics: dict[int, MetricCollection] = {}
         self.counts = Counts()
+        self.exits = [_Exit(level) for level in confidence]
 
     def run(self, loader: Iterable[Any], device: str | torch.device | None, progress: bool) -> Result:
         here = next(iter(self.snn.buffers())).device
@@ -248,6 +291,8 @@ class _Scoring:
             if t not in self.metrics:
                 self.metrics[t] = self.task.metrics(prediction)
             self.metrics[t].update(prediction, target)
+        for stop in self.exits:
+            stop.update(self.task, {t: prediction for t, prediction in predictions.items() if t}, target)
         self.counts = counts
 
     def _result(self) -> Result:
@@ -266,5 +311,6 @@ class _Scoring:
             method=made.method, settings=made.settings, seed=made.seed,
             spikes=made.neuron.spikes, capacity=made.neuron.capacity, calibration_samples=made.calibration_samples,
             neurons_added=made.neurons_added, latency={t: made.neuron.latency(t, made.depth) for t in self.marks},
+            exits={e.level: {headline: self.task.scores(e.metrics)[headline], "steps": e.steps / e.samples} for e in self.exits if e.metrics},
             samples=self.counts.samples, uncounted=sorted(self.counts.uncounted),
         )  # fmt: skip

@@ -100,20 +100,46 @@ def test_a_shifting_pre_run_starts_twice_from_the_start_it_found(currents, theta
     assert sent.tolist() == np.concatenate(parts).ravel().tolist()
 
 
-@given(z=st.floats(-1, 2), sizes=st.integers(1, 5), steps=st.integers(1, 12))
-def test_differential_code_follows_its_definition(z, sizes, steps):
-    """``r(t) = r(t-1) + s(t)/t`` with s the nearest level to what is missing, in the sum, to the activation."""
-    made = neuron(1.0, 0.0, signed=True, levels="nearest", capacity=sizes, code="differential")
-    sent = run(made, [[[z]]] * steps).flatten().tolist()
+WORTHS = {"differential": lambda t: 1 / t, "phase": lambda t: 0.625 ** (t - 1)}
+
+
+@given(
+    currents=st.lists(SIXTEENTHS, min_size=1, max_size=12),
+    sizes=st.integers(1, 5),
+    code=st.sampled_from(sorted(WORTHS)),
+)
+def test_codes_that_hold_the_mean_follow_their_definition(currents, sizes, code):
+    """``r(t) = r(t-1) + w(t)·s(t)``, s the level that is nearest to what the mean lacks, and the receiver's sum is t·r(t)."""
+    made = neuron(1.0, 0.0, signed=True, levels="nearest", capacity=sizes, code=code, ratio=0.625)
+    sent = run(made, [[[x]] for x in currents]).flatten().tolist()
     levels = [0.0] + [sign * 2.0**-k for k in range(sizes) for sign in (1, -1)]
-    r, wanted = 0.0, max(z, 0.0)
+    r = 0.0
     for t, emission in enumerate(sent, 1):
-        missing = t * wanted - t * r if t > 1 else wanted  # in the sum over t steps, after the mean so far is held
-        s = emission - r
+        lacks = max(sum(currents[:t]), 0.0) / t - r
+        s = (emission - r) / t / WORTHS[code](t)
         assert min(abs(s - level) for level in levels) < 1e-9
-        assert abs(missing - s) <= min(abs(missing - level) for level in levels) + 1e-9
-        r += s / t
-        assert r == pytest.approx(np.mean(sent[:t]), abs=1e-9)
+        assert abs(lacks / WORTHS[code](t) - s) <= min(abs(lacks / WORTHS[code](t) - level) for level in levels) + 1e-9
+        r += WORTHS[code](t) * s
+        assert t * r == pytest.approx(sum(sent[:t]), abs=1e-9)
+
+
+@given(z=st.floats(0, 1.99), steps=st.integers(1, 12))
+def test_phase_code_at_one_half_writes_a_constant_as_a_binary_number(z, steps):
+    sent = run(neuron(1.0, signed=True, code="phase", ratio=0.5), [[[z]]] * steps).flatten()
+    reach = 2 - 2.0 ** (1 - steps)
+    assert abs(sent.mean().item() - min(z, reach)) <= 2.0**-steps + 1e-9
+
+
+@given(z=st.floats(0, 1.0), late=st.floats(0, 1.0), ratio=st.sampled_from([0.5, 0.6, 0.7, 0.8]))
+def test_a_larger_ratio_follows_a_current_that_changes(z, late, ratio):
+    """After a change there are Σ w left to go up or down with; what is within them ends within half the last change."""
+    steps, change = 8, 3
+    currents = [z] * change + [(late * steps - z * change) / (steps - change)] * (steps - change)
+    made = neuron(1.0, signed=True, code="phase", ratio=ratio)
+    sent = run(made, [[[x]] for x in currents]).flatten().mean().item()
+    left = sum(ratio**t for t in range(change, steps))
+    if ratio >= 0.6 and abs(late - z) < 0.3 * left:
+        assert abs(sent - late) <= 0.5 * ratio ** (steps - 1) + abs(late - z) / steps + 1e-9
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from tospike.errors import OptionError
+
 
 class Task(ABC):
     """How the output of a network is read and scored.
@@ -39,6 +41,17 @@ class Task(ABC):
         if isinstance(output, dict):
             return next(iter(output.values()))
         return output[0] if isinstance(output, (tuple, list)) else output
+
+    def confidence(self, prediction: Any) -> Tensor:
+        """Return how sure each prediction is ``[N]``, in [0, 1]; for exits before the last step.
+
+        Raises:
+            OptionError: The task knows no confidence.
+        """
+        raise OptionError(
+            "The task knows no confidence", got=type(self).__name__, expected="a task with a `confidence` method",
+            remedy="Leave confidence= out, or define `confidence` in your task.",
+        )  # fmt: skip
 
     def check_target(self, prediction: Any, target: Any) -> None:
         """Raise `DataError` when prediction and target cannot belong together; called on the first batch."""

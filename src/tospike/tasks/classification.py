@@ -62,6 +62,10 @@ class Classification(Task):
         """Return the cross-entropy of the logits."""
         return functional.cross_entropy(self.prediction(output), target, label_smoothing=self.label_smoothing)
 
+    def confidence(self, prediction: Tensor) -> Tensor:
+        """Return the softmax probability of the most probable class."""
+        return prediction.softmax(1).amax(1)
+
     def check_target(self, prediction: Any, target: Any) -> None:
         """Raise unless logits are ``[N, C]`` and classes are integers ``[N]`` below C."""
         fits = (

@@ -1,0 +1,131 @@
+"""Refiners at one place, against loops written from their formulas."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tospike as ts
+from tospike.neurons import Neuron, NeuronModel
+from tospike.parts.refiners import LayerView, Reconstruct, ShiftScale, SiteView, Taper, ThresholdShift
+from tospike.testing import _Residual
+
+
+@pytest.fixture(scope="module")
+def site():
+    snn = ts.convert(_Residual().eval(), ts.RMP(), calibration=[torch.randn(8, 1, 8, 8)])
+    return snn.conversion.sites[0]
+
+
+def view(site, neuron, steps=8, **place):
+    currents = torch.randn(1, 40, *site.shape).double().expand(steps, -1, -1, -1, -1)
+    return SiteView(site, neuron, [currents], [currents[0].clamp_min(0)], **place)
+
+
+def test_threshold_shift_adds_half_a_threshold_over_all_steps(site):
+    neuron = Neuron(torch.rand(6, 1, 1).double() + 0.5, 0.0)
+    before = neuron.threshold.clone()
+    seen = view(site, neuron)
+    shifted = seen.emissions(0)
+    ThresholdShift().site(seen)
+    torch.testing.assert_close(8 * neuron.bias[0], before / 2)
+    assert not torch.equal(seen.emissions(0), shifted)
+    started = Neuron(before, 0.5)
+    expected, _ = started(seen.currents[0], started.initial(seen.currents[0][0]))
+    # The same charge has arrived in the end: counts differ by the order of arrival only.
+    assert (seen.emissions(0).sum(0) - expected.sum(0)).abs().mean() < 0.1
+
+
+def test_shift_and_scale_leave_neither_mean_nor_slope_to_correct(site):
+    neuron = Neuron(torch.full((6, 1, 1), 0.7).double(), 0.2, NeuronModel(synchronous=True))
+    seen = view(site, neuron)
+
+    def left():
+        mean, target = seen.emissions(0).mean(0), seen.targets[0]
+        return (target - mean).mean((0, 2, 3)).abs().max(), (
+            (target * mean).mean((0, 2, 3)) / mean.square().mean((0, 2, 3)) - 1
+        ).abs().max()
+
+    before = left()
+    ShiftScale(rounds=20).site(seen)
+    after = left()
+    assert after[0] < 0.1 * before[0]
+    assert after[1] < 0.02 < before[1]
+
+
+@pytest.mark.parametrize(
+    ("place", "ratio"), [({"depth": 0.5}, 0.7), ({"depth": 1.0}, 0.8), ({"depth": 0.0, "constant": True}, 0.5)]
+)
+def test_taper_sets_the_ratio_by_depth_and_keeps_the_reach(site, place, ratio):
+    neuron = Neuron(torch.rand(6, 1, 1).double(), 0.5, NeuronModel(signed=True, code="phase", ratio=0.9))
+    reach = neuron.threshold * neuron.model.reach(8)
+    Taper(low=0.6, high=0.8, first=0.5).site(view(site, neuron, **place))
+    assert neuron.model.ratio == pytest.approx(ratio)
+    torch.testing.assert_close(neuron.threshold * sum(ratio**t for t in range(8)), reach)
+
+
+def test_refiners_see_how_deep_they_are_and_what_is_constant():
+    places = []
+
+    class Watch(ThresholdShift):
+        def site(self, seen):
+            places.append((seen.depth, seen.constant))
+
+    ts.convert(
+        _Residual().eval(), ts.RMP().using(refiners=(Watch(),), time_steps=4), calibration=[torch.randn(8, 1, 8, 8)]
+    )
+    assert places == [(0.0, True), (1.0, False)]
+
+
+def rectified_error(wanted, now, change):
+    return ((np.maximum(wanted, 0) - np.maximum(now + change, 0)) ** 2).sum()
+
+
+def test_reconstruction_behind_a_rectifier_spends_nothing_on_what_is_rightly_silent():
+    """Rounds lower the error that a rectifier lets through, below that of the plain fit; the fit itself is a slow loop here."""
+    generator = np.random.default_rng(0)
+    rows, ridge = generator.normal(size=(300, 4)), 1e-3
+    weight, change = generator.normal(size=(3, 4)), 0.3 * generator.normal(size=(3, 4))
+    now = rows @ weight.T
+    wanted = now + rows @ change.T + 0.8 * generator.normal(size=now.shape)
+    ones = np.concatenate([rows, np.ones((300, 1))], 1)
+    penalty = (ridge * np.trace(ones.T @ ones) / 5 + 1e-9) * np.eye(5)
+    fit = np.linalg.solve(ones.T @ ones + penalty, ones.T @ (wanted - now))
+    first = rectified_error(wanted, now, ones @ fit)
+    for _ in range(5):
+        needed, moved = np.zeros_like(now), ones @ fit
+        for i, j in np.ndindex(*now.shape):
+            if wanted[i, j] > 0:
+                needed[i, j] = wanted[i, j] - now[i, j]
+            elif now[i, j] + moved[i, j] > 0:
+                needed[i, j] = -now[i, j]
+            else:
+                needed[i, j] = moved[i, j]
+        fit = np.linalg.solve(ones.T @ ones + penalty, ones.T @ needed)
+    assert rectified_error(wanted, now, ones @ fit) < 0.97 * first
+    layer = nn.Linear(4, 3, bias=False).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+    x, lacks, target = torch.from_numpy(rows), torch.from_numpy(wanted - now), torch.from_numpy(wanted)
+    Reconstruct(ridge=ridge, rounds=6).layer(
+        LayerView(layer, [x[:100], x[100:]], [lacks[:100], lacks[100:]], [target[:100], target[100:]])
+    )
+    np.testing.assert_allclose(layer.weight.detach().numpy() - weight, fit[:-1].T, atol=1e-9)
+    np.testing.assert_allclose(layer.bias.detach().numpy(), fit[-1], atol=1e-9)
+
+
+def test_only_layers_in_front_of_a_rectifier_are_told_what_it_wants():
+    told = {}
+
+    class Watch(Reconstruct):
+        def layer(self, seen):
+            told[seen.layer.out_channels if isinstance(seen.layer, nn.Conv2d) else "fc"] = seen.wanted
+
+    ann, x = _Residual().eval(), torch.randn(8, 1, 8, 8)
+    ts.convert(ann, ts.RMP().using(refiners=(Watch(),), time_steps=4, refine_batches=1), calibration=[x])
+    assert told["fc"] is None
+    sums = []
+    ann.relu.register_forward_hook(lambda module, args, out: sums.append(args[0]))
+    with torch.no_grad():
+        ann(x)
+    torch.testing.assert_close(told[6][0], sums[1], rtol=1e-4, atol=1e-5)
