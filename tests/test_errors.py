@@ -101,7 +101,7 @@ CASES = {
     "fractional batches": (lambda: ts.LTB(batches=2.5), OptionError, "batches"),
     "text for a number": (lambda: ts.LTB(batches="x"), OptionError, "batches"),
     "batch that only refiners see": (
-        lambda: ts.convert(net(), ts.Auto(time_steps=2).using(calibration_batches=1), calibration=[X, X[:, :2]]), CalibrationError, "fails"),
+        lambda: ts.convert(net(), ts.LightCalibration(time_steps=2).using(calibration_batches=1), calibration=[X, X[:, :2]]), CalibrationError, "fails"),
     "refiners without T": (lambda: ts.LTB().using(refiners=(ChannelBias(),)).parts(), OptionError, "time_steps"),
     "refiners without data": (
         lambda: ts.convert(ts.prepare(net(), ts.QCFS(), example=X), ts.QCFS().using(refiners=(ChannelBias(),), time_steps=4)),
@@ -124,6 +124,20 @@ CASES = {
     "no T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=()), OptionError, "time_steps"),
     "delay of T": (lambda: converted()(X, time_steps=4, delay=4), OptionError, "delay"),
     "delay above a T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=(2, 8), delay=3), OptionError, "delay"),
+    "T unknown to a method that needs it": (lambda: ts.FTBC(), OptionError, "time_steps"),
+    "T unknown to pre-runs": (lambda: ts.SRP(time_steps=4, pre_steps=4), OptionError, "pre-run is part of T"),
+    "T within the pre-run": (
+        lambda: ts.convert(net(), ts.COS(time_steps=6, pre_steps=4), calibration=[X])(X, time_steps=3), OptionError, "pre-run"),
+    "text for the pre-run": (lambda: ts.SRP(time_steps=8, pre_steps="4"), OptionError, "pre_steps"),
+    "share above one": (lambda: ts.CRPI(carry=2), OptionError, "carry"),
+    "ratio below one half": (lambda: ts.NeuronModel(ratio=0.3), OptionError, "ratio"),
+    "too few data for a histogram": (
+        lambda: ts.convert(net(), ts.LightCalibration(time_steps=99), calibration=[X]), CalibrationError, "Too few calibration data"),
+    "count engine for causal neurons": (lambda: converted()(X, time_steps=4, engine="count"), OptionError, "stepped"),
+    "confidence of zero": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=(2,), confidence=(0,)), OptionError, "confidence"),
+    "confidence of a regression": (
+        lambda: ts.evaluate(converted(), [(X, X[:, :2])], time_steps=(2,), task=ts.Regression(), confidence=(0.9,)), OptionError, "confidence"),
+    "no T for a controller": (lambda: ts.Controller(converted(), time_steps=0), OptionError, "time_steps"),
     "delay that is no number": (lambda: converted()(X, time_steps=4, delay=0.5), OptionError, "delay"),
     "unknown engine": (lambda: converted()(X, time_steps=4, engine="fast"), OptionError, "engine"),
     "no steps per call": (lambda: converted()(X, time_steps=4, steps_per_call=0), OptionError, "steps_per_call"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tospike.errors import require
-from tospike.methods.base import MadeForT, Parts, register
+from tospike.methods.base import Corrected, Parts, Rule, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, Refiner, StepBias, Taper
@@ -19,7 +18,7 @@ LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
 
 @register("auto")
 @dataclass(frozen=True)
-class Auto(MadeForT):
+class Auto(Corrected):
     """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
 
     Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
@@ -42,10 +41,9 @@ class Auto(MadeForT):
     time_steps: int = 8
     spikes: Spikes = "ternary"
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        super().__post_init__()
-        require("Auto", ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"))
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (*super().limits(), ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"))
 
     def parts(self) -> Parts:
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""

@@ -65,6 +65,7 @@ class Parts:
         )
 
 
+Rule = tuple[str, object, bool, str, object]  # see `tospike.errors.Limit`
 Chooser = Callable[[Site, nn.Module], Scale]
 
 
@@ -89,6 +90,14 @@ class Method(ABC):
     """A conversion method: a frozen dataclass of settings whose `parts` are all that the library knows of it."""
 
     name: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        require(type(self).__name__, *self.limits())
+
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules that the settings keep; a subclass adds its own to those of its base."""
+        return ()
 
     @abstractmethod
     def parts(self) -> Parts:
@@ -126,7 +135,43 @@ class Method(ABC):
 
 
 @dataclass(frozen=True)
+class Measured(Method):
+    """Base of the methods whose thresholds are largest values on data.
+
+    Attributes:
+        batches: Calibration batches; None for one pass over the loader.
+    """
+
+    batches: int | None = None
+
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        good = self.batches is None or is_count(self.batches)
+        return (("batches", self.batches, good, "an integer >= 1, or None", 100),)
+
+
+@dataclass(frozen=True)
 class MadeForT(Method):
+    """Base of the methods that are made for one T.
+
+    Attributes:
+        time_steps: T that will be run.
+        batches: Calibration batches for the thresholds.
+    """
+
+    time_steps: int = 0
+    batches: int = 10
+
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
+            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
+        )
+
+
+@dataclass(frozen=True)
+class Corrected(MadeForT):
     """Base of the methods that are made for one T and correct themselves on data.
 
     Attributes:
@@ -135,18 +180,12 @@ class MadeForT(Method):
         refine_batches: Calibration batches for the corrections.
     """
 
-    time_steps: int = 0
-    batches: int = 10
     refine_batches: int = 10
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            type(self).__name__,
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
-            ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10),
-        )
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        rule = ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 10)
+        return (*super().limits(), rule)
 
 
 @dataclass(frozen=True)

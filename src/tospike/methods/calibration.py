@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tospike.methods.base import MadeForT, Parts, least_error, register
+from tospike.methods.base import Corrected, Parts, least_error, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import ChannelBias, Potential, Reconstruct
 
 
 @register("light-calibration")
 @dataclass(frozen=True)
-class LightCalibration(MadeForT):
+class LightCalibration(Corrected):
     """Least-error thresholds for T steps, then a bias per channel, layer by layer on converted inputs.
 
     ``θ_c = argmin E[(a_c − q_T(a_c; θ))²]``;  ``b_c ← b_c + E[a_c − φ_c(T)]``

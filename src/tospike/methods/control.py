@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, is_within, require
-from tospike.methods.base import Method, Parts, register
+from tospike.errors import is_within
+from tospike.methods.base import Measured, Parts, Rule, register
 from tospike.parts.scales import Percentile
 
 
 @register("crpi")
 @dataclass(frozen=True)
-class CRPI(Method):
+class CRPI(Measured):
     """Largest activations as thresholds, and potentials that carry over from decision to decision.
 
     ``v(0)' = θ/2 + clip(α·max(v(T) − v(0), −S), −θ/2, θ/2)``, S the sum of what the neuron sent; see `Controller`, which runs the loop.
@@ -29,14 +29,12 @@ class CRPI(Method):
     """
 
     carry: float = 0.5
-    batches: int | None = None
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "CRPI",
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("carry", self.carry, self.carry == 0 or is_within(self.carry, 0, 1), "a share in [0, 1]", 0.5),
-            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 100),
         )
 
     def parts(self) -> Parts:

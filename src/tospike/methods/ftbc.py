@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, is_within, require
-from tospike.methods.base import MadeForT, Parts, as_trained, register
+from tospike.errors import is_count, is_within
+from tospike.methods.base import Corrected, Parts, Rule, as_trained, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import StepBias
 
 
 @register("ftbc")
 @dataclass(frozen=True)
-class FTBC(MadeForT):
+class FTBC(Corrected):
     """Least-error thresholds for T steps, then a bias per channel and step, layer by layer on converted inputs.
 
     ``b_c(t) ← b_c(t) + rate·E[a_c − s_c(t)]``
@@ -35,11 +35,10 @@ class FTBC(MadeForT):
     rate: float = 0.5
     rounds: int = 8
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        super().__post_init__()
-        require(
-            "FTBC",
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("rate", self.rate, is_within(self.rate, 0, 1), "a number in (0, 1]", 0.5),
             ("rounds", self.rounds, is_count(self.rounds), "an integer >= 1", 8),
         )

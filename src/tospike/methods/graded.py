@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, require
-from tospike.methods.base import Method, Parts, as_trained, least_error, register
+from tospike.errors import is_count
+from tospike.methods.base import MadeForT, Measured, Parts, Rule, as_trained, least_error, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import GaussianPoint
 from tospike.parts.scales import Percentile
@@ -13,7 +13,7 @@ from tospike.parts.scales import Percentile
 
 @register("burst")
 @dataclass(frozen=True)
-class Burst(Method):
+class Burst(MadeForT):
     """Up to K spikes in one step, with least-error thresholds for K·T levels.
 
     ``s(t) = clip(⌊v/θ⌋, 0, K)``
@@ -32,17 +32,13 @@ class Burst(Method):
         'graded'
     """
 
-    time_steps: int = 0
     capacity: int = 5
-    batches: int = 10
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "Burst",
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("capacity", self.capacity, is_count(self.capacity), "an integer >= 1", 5),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
         )
 
     def parts(self) -> Parts:
@@ -53,7 +49,7 @@ class Burst(Method):
 
 @register("group")
 @dataclass(frozen=True)
-class Group(Method):
+class Group(MadeForT):
     """Groups of τ neurons with thresholds λ/τ, 2λ/τ … λ in place of one neuron with threshold λ.
 
     ``s(t) = (λ/τ)·clip(⌊v·τ/λ⌋, 0, τ)``: one group sends what a neuron with τ levels sends.
@@ -71,17 +67,13 @@ class Group(Method):
         6
     """
 
-    time_steps: int = 0
     members: int = 4
-    batches: int = 10
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "Group",
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 4),
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("members", self.members, is_count(self.members), "an integer >= 1", 4),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
         )
 
     def parts(self) -> Parts:
@@ -93,7 +85,7 @@ class Group(Method):
 
 @register("multi-threshold")
 @dataclass(frozen=True)
-class MultiThreshold(Method):
+class MultiThreshold(Measured):
     """One signed spike per step, of the power of two that is nearest to what is missing.
 
     ``s(t) ∈ {0, ±θ, ±θ/2 … ±θ/2^(n−1)}`` nearest to ``Q_t − S``; θ = largest activation of the channel.
@@ -111,14 +103,12 @@ class MultiThreshold(Method):
     """
 
     sizes: int = 6
-    batches: int | None = None
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "MultiThreshold",
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("sizes", self.sizes, is_count(self.sizes), "an integer >= 1", 6),
-            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 10),
         )
 
     def parts(self) -> Parts:
@@ -131,7 +121,7 @@ class MultiThreshold(Method):
 
 @register("harmony")
 @dataclass(frozen=True)
-class Harmony(Method):
+class Harmony(MadeForT):
     """Signed neurons with n thresholds θ, θ/2 … θ/2^(n−1) that fire one after the other in the same step.
 
     ``s(t) = u·clip(⌊(Q_t + u/2 − S)/u⌋, 1 − 2^n, 2^n − 1)`` with ``u = θ/2^(n−1)``: each threshold fires at most once in a step, so
@@ -150,17 +140,13 @@ class Harmony(Method):
         15
     """
 
-    time_steps: int = 0
     sizes: int = 4
-    batches: int = 10
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "Harmony",
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 4),
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("sizes", self.sizes, is_count(self.sizes) and self.sizes <= 16, "an integer from 1 to 16", 4),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
         )
 
     def parts(self) -> Parts:
@@ -174,7 +160,7 @@ class Harmony(Method):
 
 @register("differential")
 @dataclass(frozen=True)
-class Differential(Method):
+class Differential(MadeForT):
     """Differential code: a spike at step t changes the mean by its value over t; signed spikes of the nearest power of two.
 
     ``r(t) = r(t−1) + s(t)/t``, r the mean that the receiver holds, and s the one of ``0, ±θ … ±θ/2^(n−1)`` that is nearest to what is
@@ -194,17 +180,13 @@ class Differential(Method):
         'differential'
     """
 
-    time_steps: int = 0
     sizes: int = 4
-    batches: int = 10
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "Differential",
-            ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 4),
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("sizes", self.sizes, is_count(self.sizes) and self.sizes <= 16, "an integer from 1 to 16", 4),
-            ("batches", self.batches, is_count(self.batches), "an integer >= 1", 10),
         )
 
     def parts(self) -> Parts:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, is_within, require
-from tospike.methods.base import Method, Parts, register
+from tospike.errors import is_count, is_within
+from tospike.methods.base import Measured, Parts, Rule, register
 from tospike.parts.refiners import ThresholdShift
 from tospike.parts.scales import Percentile
 
 
 @register("opi")
 @dataclass(frozen=True)
-class OPI(Method):
+class OPI(Measured):
     """Optimised potential initialisation: largest activations as thresholds, and v(0) = θ/2.
 
     ``E[(a − φ(T))²]`` over uniform activations is least at ``v(0) = θ/2``.
@@ -28,12 +28,6 @@ class OPI(Method):
         0.5
     """
 
-    batches: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        _check("OPI", self.batches)
-
     def parts(self) -> Parts:
         """Take the maximum of every layer; start at half the threshold."""
         return Parts(scale=lambda site, _: Percentile(site, "layer", 1.0), calibration_batches=self.batches)
@@ -41,7 +35,7 @@ class OPI(Method):
 
 @register("threshold-shift")
 @dataclass(frozen=True)
-class RTS(Method):
+class RTS(Measured):
     """Threshold ReLU and shift: thresholds at a bound, neurons that start empty, and a bias that adds up to θ/2 over T steps.
 
     ``b ← b + θ/(2T)``
@@ -61,16 +55,14 @@ class RTS(Method):
 
     time_steps: int = 0
     percentile: float = 0.999
-    batches: int | None = None
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "RTS",
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 16),
             ("percentile", self.percentile, is_within(self.percentile, 0, 1), "a number in (0, 1]", 0.999),
         )
-        _check("RTS", self.batches)
 
     def parts(self) -> Parts:
         """Take a percentile of every layer; start empty; add the shift."""
@@ -78,7 +70,3 @@ class RTS(Method):
             scale=lambda site, _: Percentile(site, "layer", self.percentile), calibration_batches=self.batches, start=0.0,
             refiners=(ThresholdShift(),), time_steps=self.time_steps, refine_batches=1,
         )  # fmt: skip
-
-
-def _check(name: str, batches: int | None) -> None:
-    require(name, ("batches", batches, batches is None or is_count(batches), "an integer >= 1, or None", 10))

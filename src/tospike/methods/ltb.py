@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, is_within, require
-from tospike.methods.base import Method, Parts, register
+from tospike.errors import is_count, is_within
+from tospike.methods.base import Method, Parts, Rule, register
 from tospike.parts.scales import GRANULARITIES, Granularity, LocalBalance
 
 
@@ -43,10 +43,9 @@ class LTB(Method):
     granularity: Granularity = "channel"
     rate: float = 1.0
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "LTB",
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
             ("batches", self.batches, is_count(self.batches), "an integer >= 1", 1000),
             ("rate", self.rate, is_within(self.rate, 0, 1), "a number in (0, 1]", 1.0),
             ("granularity", self.granularity, self.granularity in GRANULARITIES, f"one of {GRANULARITIES}", "channel"),

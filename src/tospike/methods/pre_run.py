@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, require
-from tospike.methods.base import MadeForT, Parts, as_trained, register
+from tospike.errors import is_count
+from tospike.methods.base import MadeForT, Parts, Rule, as_trained, register
 from tospike.neurons.model import Correction, NeuronModel, PreRun
 
 
@@ -15,14 +15,16 @@ class _PreRun(MadeForT):
     pre_steps: int
     correction: Correction
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            type(self).__name__,
-            ("pre_steps", self.pre_steps, is_count(self.pre_steps), "an integer >= 1", 4),
-            ("time_steps", self.time_steps, not is_count(self.pre_steps) or self.time_steps > self.pre_steps,
-             "more than pre_steps, since the pre-run is part of T", self.pre_steps + 4),
-        )  # fmt: skip
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        good = is_count(self.pre_steps)
+        longer = not (good and is_count(self.time_steps)) or self.time_steps > self.pre_steps
+        expected = "more than pre_steps, since the pre-run is part of T"
+        return (
+            *super().limits(),
+            ("pre_steps", self.pre_steps, good, "an integer >= 1", 4),
+            ("time_steps", self.time_steps, longer, expected, self.pre_steps + 4 if good else 8),
+        )
 
     def parts(self) -> Parts:
         """Keep trained thresholds, or fit them to the steps behind the pre-run; start at half the threshold."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, require
-from tospike.methods.base import Method, Parts, register
+from tospike.methods.base import Measured, Parts, register
 from tospike.parts.scales import Percentile
 
 
 @register("rmp")
 @dataclass(frozen=True)
-class RMP(Method):
+class RMP(Measured):
     """Threshold at the largest activation of the layer, reset by subtraction, potential from zero.
 
     ``θ = max z`` over the calibration data, ``v(0) = 0``.
@@ -26,15 +25,6 @@ class RMP(Method):
         >>> RMP().parts().start
         0.0
     """
-
-    batches: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "RMP",
-            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 100),
-        )
 
     def parts(self) -> Parts:
         """Take the maximum at every Site; start empty."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, is_within, require
-from tospike.methods.base import Method, Parts, register
+from tospike.errors import is_within
+from tospike.methods.base import Measured, Parts, Rule, register
 from tospike.parts.scales import GRANULARITIES, Granularity, Percentile
 
 
 @register("robust-norm")
 @dataclass(frozen=True)
-class RobustNorm(Method):
+class RobustNorm(Measured):
     """Threshold balancing by maximum or percentile of the activations.
 
     ``θ = max_batches quantile_p(ReLU(z))``; see `tospike.parts.scales.Percentile`.
@@ -34,14 +34,12 @@ class RobustNorm(Method):
 
     percentile: float = 0.99
     granularity: Granularity = "layer"
-    batches: int | None = None
 
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "RobustNorm",
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings."""
+        return (
+            *super().limits(),
             ("percentile", self.percentile, is_within(self.percentile, 0, 1), "a number in (0, 1]", 0.999),
-            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 100),
             ("granularity", self.granularity, self.granularity in GRANULARITIES, f"one of {GRANULARITIES}", "layer"),
         )
 

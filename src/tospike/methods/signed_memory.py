@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.errors import is_count, require
-from tospike.methods.base import MadeForT, Method, Parts, least_error, register
+from tospike.methods.base import Corrected, Measured, Parts, least_error, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import ChannelBias
 from tospike.parts.scales import Percentile
@@ -13,7 +12,7 @@ from tospike.parts.scales import Percentile
 
 @register("snm")
 @dataclass(frozen=True)
-class SNM(Method):
+class SNM(Measured):
     """Ternary spikes of neurons that remember what they sent; threshold at each neuron's largest activation.
 
     ``s(t) = +1`` if ``Q_t + v(0) − S ≥ θ``, ``−1`` if it is negative and ``S > 0``; θ = max z of that neuron alone.
@@ -30,15 +29,6 @@ class SNM(Method):
         'ternary'
     """
 
-    batches: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        require(
-            "SNM",
-            ("batches", self.batches, self.batches is None or is_count(self.batches), "an integer >= 1, or None", 100),
-        )
-
     def parts(self) -> Parts:
         """Take the maximum of every neuron; start at half the threshold."""
         return Parts(
@@ -49,7 +39,7 @@ class SNM(Method):
 
 @register("ternary")
 @dataclass(frozen=True)
-class Ternary(MadeForT):
+class Ternary(Corrected):
     """`SNM` with least-error thresholds for T steps and a bias per channel on converted inputs.
 
     Attributes:

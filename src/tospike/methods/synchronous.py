@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tospike.methods.base import MadeForT, Parts, as_trained, register
+from tospike.methods.base import Corrected, MadeForT, Parts, as_trained, register
 from tospike.neurons.model import NeuronModel
-from tospike.parts.refiners import Refiner, ShiftScale
+from tospike.parts.refiners import ShiftScale
 
 
 class _Synchronous(MadeForT):
@@ -15,21 +15,15 @@ class _Synchronous(MadeForT):
     def model(self) -> NeuronModel:
         raise NotImplementedError
 
-    def refiners(self) -> tuple[Refiner, ...]:
-        return ()
-
     def parts(self) -> Parts:
         """Keep trained thresholds, or fit them to the levels of T steps; start at half a level."""
         neuron = self.model()
-        return Parts(
-            scale=as_trained(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron,
-            refiners=self.refiners(), time_steps=self.time_steps, refine_batches=self.refine_batches,
-        )  # fmt: skip
+        return Parts(scale=as_trained(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron)
 
 
 @register("parallel")
 @dataclass(frozen=True)
-class Parallel(_Synchronous):
+class Parallel(_Synchronous, Corrected):
     """Parallel conversion: a neuron fires in its first n steps, ``n = clip(⌊(Q + v(0))/θ⌋, 0, T)``; means are then corrected.
 
     What each layer sends is what the ANN quantised to T levels computes; shift and scale per channel take back its mean error.
@@ -54,9 +48,12 @@ class Parallel(_Synchronous):
         """Return the neuron."""
         return NeuronModel(synchronous=True)
 
-    def refiners(self) -> tuple[Refiner, ...]:
-        """Return the corrections."""
-        return (ShiftScale(),) if self.correct else ()
+    def parts(self) -> Parts:
+        """Correct shift and scale."""
+        refiners = (ShiftScale(),) if self.correct else ()
+        return replace(
+            super().parts(), refiners=refiners, time_steps=self.time_steps, refine_batches=self.refine_batches
+        )
 
 
 @register("tpp")
@@ -69,7 +66,6 @@ class TPP(_Synchronous):
     Attributes:
         time_steps: T that will be run.
         batches: Calibration batches.
-        refine_batches: Not used.
 
     Source: Bojkovic, Wu and Gu, "Temporal misalignment in ANN-SNN conversion and its mitigation via probabilistic spiking neurons", ICML
     2025. Differs from the paper in: v(0) = 0 also for networks trained with QCFS, since a neuron that overshot cannot take back: random
@@ -99,7 +95,6 @@ class BitWeighted(_Synchronous):
     Attributes:
         time_steps: T that will be run.
         batches: Calibration batches.
-        refine_batches: Not used.
 
     Source: Datta, Liu and Beerel, "When bio-inspired computing meets deep learning: low-latency, accurate, and energy-efficient spiking
     neural networks from artificial neural networks", 2023. Differs from the paper in: its source is a network trained with
@@ -125,7 +120,6 @@ class FirstSpike(_Synchronous):
     Attributes:
         time_steps: T that will be run.
         batches: Calibration batches.
-        refine_batches: Not used.
 
     Source: Srivatsa, Chu, Tavva, Wu, Zhang, Li and Carlson, "You only spike once: improving energy-efficient neuromorphic inference to
     ANN-level accuracy", 2020. Differs from the paper in: its training of the converted weights is left out; thresholds of least error.
