@@ -8,10 +8,17 @@ from tospike.cli import main
 from tospike.zoo.recipes import recipe
 
 
-def test_methods_lists_every_method_and_setting(capsys):
+def test_methods_lists_every_method_with_its_spikes(capsys):
     assert main(["methods"]) == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("ltb", "qcfs", "robust-norm", "granularity", "percentile", "levels"))
+    assert all(name in shown for name in ts.METHODS)
+    assert all(word in shown for word in ("binary", "ternary", "graded"))
+
+
+def test_methods_describes_one_with_settings_and_source(capsys):
+    assert main(["methods", "--name", "ftbc"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("ts.FTBC", "time_steps", "required", "rounds", "Source: Wu et al."))
 
 
 def test_check_of_a_zoo_network_says_that_it_converts(capsys):
@@ -24,6 +31,7 @@ def test_check_of_a_zoo_network_says_that_it_converts(capsys):
     [
         (["train", "fashion-resnet"], "Did you mean"),
         (["check", "no.such:network"], "module:callable"),
+        (["methods", "--name", "ltp"], "Did you mean 'ltb'"),
         (["check", "nothing"], "module:callable"),
         (["check", "os:getcwd"], "nn.Module"),
         (["check", ":"], "module:callable"),

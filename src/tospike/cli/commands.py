@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -85,17 +86,37 @@ def _demo_networks(dataset: str, batches: int, console: Console) -> list[tuple[s
     return chosen
 
 
-def methods() -> int:
-    """List the conversion methods with their settings."""
-    table = Table("name", "setting", "default", "what it is", title="Methods")
-    for name, cls in sorted(ts.METHODS.items()):
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-        table.add_row(name, "", "", (cls.__doc__ or "").splitlines()[0], style="bold")
-        for field in fields:
-            needed = field.name == "time_steps" and not field.default
-            table.add_row("", field.name, "required" if needed else repr(field.default), "")
-    Console().print(table)
+def methods(name: str | None = None) -> int:
+    """List the conversion methods, or all about one of them.
+
+    Args:
+        name: Method to describe, with its settings, equation and source.
+    """
+    console = Console()
+    if name is None:
+        table = Table(
+            "name", "spikes", "what it is", title="Methods; `tospike methods --name NAME` tells all about one"
+        )
+        for key, cls in sorted(ts.METHODS.items()):
+            table.add_row(f"[bold]{key}", _example(cls).parts().neuron.spikes, (cls.__doc__ or "").splitlines()[0])
+        console.print(table)
+        return 0
+    refuse_unknown("method", name, sorted(ts.METHODS))
+    cls = ts.METHODS[name]
+    console.print(f"{name}: ts.{cls.__name__}", style="bold", highlight=False)
+    console.print(inspect.getdoc(cls), markup=False, highlight=False)
+    table = Table("setting", "default")
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        needed = field.name == "time_steps" and not field.default
+        table.add_row(field.name, "required" if needed else repr(field.default))
+    console.print(table)
     return 0
+
+
+def _example(cls: type[ts.Method]) -> ts.Method:
+    """Return a method with the settings it needs."""
+    needed = [f.name for f in dataclasses.fields(cls) if f.name == "time_steps" and not f.default]  # type: ignore[arg-type]
+    return cls(**dict.fromkeys(needed, 8))
 
 
 def check(network: str, shape: list[int] | None = None, analog: list[str] | None = None) -> int:
