@@ -19,7 +19,9 @@ import tospike as ts
 from common import Rows, fashion_mnist, made_by
 from tospike import zoo
 from tospike.neurons import NeuronModel
-from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, StepBias, Taper
+from tospike.parts.reconstruct import Reconstruct
+from tospike.parts.refiners import ChannelBias, Potential, StepBias
+from tospike.parts.taper import Taper
 from tospike.run.counts import multiply_adds
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)

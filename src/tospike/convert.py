@@ -29,7 +29,7 @@ from tospike.graph.inputs import example_of
 from tospike.graph.kinds import Kind, TrainableActivation
 from tospike.graph.rewrite import Analog
 from tospike.graph.trace import run_network
-from tospike.graph.walk import reach, site_nodes
+from tospike.graph.walk import module_of, reach, site_nodes
 from tospike.methods.auto import Auto
 from tospike.methods.base import Method, Parts
 from tospike.neurons.modules import Neuron
@@ -132,6 +132,7 @@ def convert(
     )
     if parts.refiners:
         _refine(captured, parts, calibration, seed, progress)
+    _mark_held(captured)
     return SNN(captured.graph.eval().requires_grad_(False), captured.inputs, conversion).eval()
 
 
@@ -177,6 +178,14 @@ def _mark_analog(captured: Capture) -> tuple[str, ...]:
         carried = "site" not in node.meta and any(source.meta.get("analog") for source in node.all_input_nodes)
         node.meta["analog"] = bool(node.meta.get("incremental")) or carried
     return tuple(operation.where for node, operation in captured.operations() if node.meta.get("incremental"))
+
+
+def _mark_held(captured: Capture) -> None:
+    """Mark what carries means that the receiver holds, of which only the changes are sent."""
+    for node in captured.graph.graph.nodes:
+        neuron = module_of(captured.graph, node)
+        held = any(source.meta.get("holds") for source in node.all_input_nodes)
+        node.meta["holds"] = neuron.model.holds if isinstance(neuron, Neuron) else held
 
 
 def _pool_running_sums(captured: Capture) -> None:

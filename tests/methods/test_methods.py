@@ -12,7 +12,8 @@ import tospike as ts
 from tospike.errors import OptionError
 from tospike.neurons import Neuron, NeuronModel
 from tospike.parts.activations import ClipFloorShift
-from tospike.parts.refiners import ChannelBias, Reconstruct, Refiner, StepBias
+from tospike.parts.reconstruct import Reconstruct
+from tospike.parts.refiners import ChannelBias, Refiner, StepBias
 from tospike.testing import _Residual, check_method
 
 METHODS = {

@@ -8,7 +8,9 @@ from typing import Literal
 from tospike.methods.base import Corrected, Parts, Rule, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
-from tospike.parts.refiners import ChannelBias, Potential, Reconstruct, Refiner, StepBias, Taper
+from tospike.parts.reconstruct import Reconstruct
+from tospike.parts.refiners import ChannelBias, Potential, Refiner, StepBias
+from tospike.parts.taper import Taper
 
 Spikes = Literal["binary", "ternary", "graded"]
 SPIKES: tuple[Spikes, ...] = ("binary", "ternary", "graded")

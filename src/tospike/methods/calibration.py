@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from tospike.methods.base import Corrected, Parts, least_error, register
 from tospike.neurons.model import NeuronModel
-from tospike.parts.refiners import ChannelBias, Potential, Reconstruct
+from tospike.parts.reconstruct import Reconstruct
+from tospike.parts.refiners import ChannelBias, Potential
 
 
 @register("light-calibration")
@@ -43,7 +44,7 @@ class AdvancedCalibration(LightCalibration):
     """`LightCalibration`, with the weights and the initial potentials fitted too.
 
     Source: Li et al., ICML 2021. Differs from the paper in: the weights are fitted in closed form, see
-    `tospike.parts.refiners.Reconstruct`.
+    `tospike.parts.reconstruct.Reconstruct`.
 
     Example:
         >>> len(AdvancedCalibration(time_steps=8).parts().refiners)

@@ -58,20 +58,22 @@ class Counts:
     multiply_adds: dict[str, list[float]] = field(default_factory=dict)
     uncounted: set[str] = field(default_factory=set)
     _t: int = 0
-    _sums: dict[str, Tensor] | None = None  # of all that a node sent or received, where only changes count
+    _sums: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # of all that a node sent or received, where only changes count
 
-    def begin(self, samples: int, *, changes: bool = False) -> None:
+    def begin(self, samples: int) -> None:
         """Start counting another batch from its first step."""
         self.samples += samples
         self._t = 0
-        self._sums = {} if changes else None
+        self._sums = {}
 
     def watch(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
         """Count what one node of the body did in a chunk."""
         if "site" in node.meta:
             site = node.meta["site"]
             self.neurons[site.name] = site.neurons
-            self._add(self.spikes, site.name, self._active(node, value, steps))
+            self._add(self.spikes, site.name, self._active(node, node, value, steps))
             return
         owner = node.graph.owning_module
         module = owner.get_submodule(str(node.target)) if owner is not None and node.op == "call_module" else None
@@ -81,7 +83,7 @@ class Counts:
                 if node.all_input_nodes[0].meta.get("analog"):
                     self._add(self.multiply_adds, node.meta["operation"].path, torch.full((steps,), float(work)))
                     return
-                share = self._active(node, args[0], steps) / (args[0].numel() / steps)
+                share = self._active(node, node.all_input_nodes[0], args[0], steps) / (args[0].numel() / steps)
                 self._add(self.operations, node.meta["operation"].path, share * work)
         elif node.op == "call_function" and getattr(node.target, "__name__", "").startswith(("conv", "linear")):
             self.uncounted.add(node.meta["operation"].where)
@@ -106,10 +108,10 @@ class Counts:
                 more = sum(row) - sum(getattr(before, name).get(key, ()))
                 self._add(getattr(self, name), key, torch.tensor([more], dtype=torch.float64))
 
-    def _active(self, node: fx.Node, x: Tensor, steps: int) -> Tensor:
-        """Return the non-zero elements of each step; where only changes count, those that differ from the mean so far."""
+    def _active(self, node: fx.Node, source: fx.Node, x: Tensor, steps: int) -> Tensor:
+        """Return the non-zero elements of each step; where the receiver holds the mean, those that differ from it."""
         values = x.reshape(steps, -1)
-        if self._sums is not None:
+        if source.meta.get("holds"):
             before = self._sums.get(node.name, torch.zeros_like(values[0]))
             sums = torch.cat([before[None], before + values.cumsum(0)])
             self._sums[node.name] = sums[-1]

@@ -131,7 +131,7 @@ class Run:
                 remedy="Reshape, convert or move the batch; x.float() makes integers numbers.",
             ) from error  # fmt: skip
         if counts is not None:
-            counts.begin(next(iter(inputs.values())).shape[0], changes=self.neuron.holds)
+            counts.begin(next(iter(inputs.values())).shape[0])
 
     def read_outs(self, marks: Sequence[int], delays: dict[int, int], chunk: int) -> Iterator[tuple[int, Any]]:
         """Step through time and yield the output at each checkpoint; see `simulate`."""
