@@ -17,7 +17,9 @@ lint: .venv/dev
 
 bench: .venv/bench
 	.venv/bin/python benchmarks/accuracy.py
-	.venv/bin/python benchmarks/accuracy.py --table methods --samples 2500
+	.venv/bin/python benchmarks/methods.py
+	.venv/bin/python benchmarks/methods.py --table ablation
+	.venv/bin/python benchmarks/methods.py --table auto
 	.venv/bin/python benchmarks/imagenet.py
 
 .venv/run: pyproject.toml constraints.txt

@@ -1,16 +1,13 @@
 """Accuracy on Fashion-MNIST: LTB beside SpikingJelly's recipe on the same weights and batches, QCFS, and RobustNorm.
 
-    make bench                                               # both tables
-    python benchmarks/accuracy.py --samples 2000             # beside the peer
-    python benchmarks/accuracy.py --table methods            # the training-free methods
+    make bench                                               # all tables
+    python benchmarks/accuracy.py --samples 2000
 
-Writes docs/results/accuracy.json and .md, or docs/results/methods.json and .md; a run that was interrupted goes on.
+Writes docs/results/accuracy.json and .md; a run that was interrupted goes on.
 """
 
 import argparse
 import copy
-import json
-import platform
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +15,12 @@ import torch
 from rich.progress import track
 
 import tospike as ts
-from tospike import data, zoo
-from tospike.files import replacing
+from common import BATCH, Rows, fashion_mnist, made_by
+from tospike import zoo
 from tospike.parts.activations import ClipFloorShift
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
-BATCHES, BATCH = 100, 100
+BATCHES = 100
 
 
 def peer(ann, calibration, scored):
@@ -49,7 +46,11 @@ def peer(ann, calibration, scored):
 def rows(calibration, scored):
     """Yield each row's label, its reference, and a function that measures it."""
     relu = zoo.load("fashion-resnet20-relu")
-    for method in (ts.LTB(batches=BATCHES), ts.RobustNorm(batches=BATCHES), ts.RobustNorm(1.0, "channel", BATCHES)):
+    for method in (
+        ts.LTB(batches=BATCHES),
+        ts.RobustNorm(batches=BATCHES),
+        ts.RobustNorm(percentile=1.0, granularity="channel", batches=BATCHES),
+    ):
         settings = ", ".join(f"{key}={value}" for key, value in method.settings().items())
         for delay in (0, "auto") if method.name == "ltb" else (0,):
             yield (
@@ -65,39 +66,11 @@ def rows(calibration, scored):
             yield f"{name}, no timing error", "", partial(untimed, ann, scored)
 
 
-def method_rows(calibration, scored):
-    """Yield the rows of the table of training-free methods."""
-    relu = zoo.load("fashion-resnet20-relu")
-    yield "ltb, binary", "ReLU ANN", partial(ours, relu, ts.LTB(batches=BATCHES), calibration, scored)
-    for name in ("rmp", "snm", "multi-threshold"):
-        found = ts.method(name, batches=20)
-        yield f"{name}, {found.parts().neuron.spikes}", "ReLU ANN", partial(ours, relu, found, calibration, scored)
-    for spikes in ("binary", "ternary", "graded"):
-        yield (
-            f"auto, {spikes}, made for each T",
-            "ReLU ANN",
-            partial(made_for_each, relu, "auto", calibration, scored, spikes=spikes),
-        )
-    for name in ("light-calibration", "advanced-calibration", "ftbc", "ternary", "burst"):
-        spikes = ts.method(name, time_steps=1).parts().neuron.spikes
-        yield f"{name}, {spikes}, made for each T", "ReLU ANN", partial(made_for_each, relu, name, calibration, scored)
-
-
 def ours(ann, method, calibration, scored, delay=0):
     """Convert with tospike and score every T."""
     snn = ts.convert(ann, method, calibration=calibration if method else None, example=scored[0][0][:4])
     result = ts.evaluate(snn, scored, time_steps=TIME_STEPS, reference=ann, delay=delay)
     return {"curve": result.curve, "ann": result.reference, "spikes": sum(result.rates.values()) / len(result.rates)}
-
-
-def made_for_each(ann, name, calibration, scored, **settings):
-    """Convert anew for every T, and score it at that T alone."""
-    curve, result = {}, None
-    for t in TIME_STEPS:
-        snn = ts.convert(ann, ts.method(name, time_steps=t, **settings), calibration=calibration)
-        result = ts.evaluate(snn, scored, time_steps=(t,), reference=ann)
-        curve[t] = result.curve[t]
-    return {"curve": curve, "ann": result.reference, "spikes": sum(result.rates.values()) / len(result.rates)}
 
 
 def untimed(ann, scored):
@@ -133,7 +106,7 @@ def table(records, samples, command):
         f"Fashion-MNIST ResNet-20 (16-32-64), {samples:,} test images, top-1 in %. Calibration: {BATCHES} batches of {BATCH}",
         "training images in one fixed order, seed 0. T counts every simulated step. Spikes are per neuron and step over T = 32.",
         *([_UNTIMED] if any("no timing" in row["label"] for row in records) else []),
-        f"Made by `{command}` with torch {torch.__version__} on {platform.machine()}.",
+        made_by(command),
         "",
         "| SNN | reference | ANN | " + " | ".join(f"T={t}" for t in TIME_STEPS) + " | spikes |",
         "|---|---|---|" + "---|" * (len(TIME_STEPS) + 1),
@@ -162,31 +135,18 @@ def table(records, samples, command):
 def main():
     """Run every row and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--table", choices=("accuracy", "methods"), default="accuracy")
     parser.add_argument("--samples", type=int, default=10_000, help="test images")
     parser.add_argument("--fresh", action="store_true", help="measure rows again that the file has already")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
-    found = data.load("fashion-mnist")
-    _, test = found.loaders(BATCH, test_batch_size=250)
-    scored = [batch for batch, _ in zip(test, range(-(-options.samples // 250)), strict=False)]
-    calibration = [batch for batch, _ in zip(found.calibration(BATCH), range(BATCHES), strict=False)]
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"{options.table}.json"
+    calibration, scored = fashion_mnist(options.samples, BATCHES)
+    kept = Rows(options.out / "accuracy.json", fresh=options.fresh)
     count = sum(len(y) for _, y in scored)
-    records = [] if options.fresh or not file.exists() else json.loads(file.read_text())
-    records = [row for row in records if row["samples"] == count]
-    for label, reference, measure in (rows if options.table == "accuracy" else method_rows)(calibration, scored):
-        if label not in [row["label"] for row in records]:
-            records.append(
-                {"label": label, "reference": reference, "samples": count, "ann": None, "spikes": None} | measure()
-            )
-            print(records[-1], flush=True)
-            with replacing(file) as written:  # after each row: an interrupted run goes on where it stopped
-                written.write_text(json.dumps(records, indent=2) + "\n")
-    records = json.loads(file.read_text())
-    command = f"python benchmarks/accuracy.py --table {options.table} --samples {count}"
-    (options.out / f"{options.table}.md").write_text(table(records, count, command))
+    for label, reference, measure in rows(calibration, scored):
+        key = {"label": label, "reference": reference, "samples": count}
+        kept.measure(key, lambda measure=measure: {"ann": None, "spikes": None} | measure())
+    command = f"python benchmarks/accuracy.py --samples {count}"
+    (options.out / "accuracy.md").write_text(table(kept.rows, count, command))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""EfficientNet-Lite0 with its ImageNet weights: accuracy and agreement of the SNN with the ANN at large T.
+"""EfficientNet-Lite0 with its ImageNet weights: on how many natural crops SNN and ANN name the same of 1,000 classes.
 
     .venv/bin/python benchmarks/imagenet.py
 
-The 20 labelled ImageNet images of the package foolbox are scored, and two random crops of each, for a finer agreement.
-Thresholds are calibrated on other pictures: crops of the photographs of the package scikit-image. Neither has trained
-the network. Writes docs/results/imagenet.json and docs/results/imagenet.md.
+The 20 ImageNet images of the package foolbox are cut into 25 random crops each. Thresholds are calibrated on other pictures: crops of the
+photographs of the package scikit-image. Neither has trained the network. Writes docs/results/imagenet.json and docs/results/imagenet.md;
+an interrupted run goes on where it stopped.
 """
 
 import argparse
 import importlib.util
-import json
-import platform
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +18,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from torchvision.transforms import v2
 
 import tospike as ts
+from common import Rows, made_by
 from tospike.data.folders import Preparation, open_image
-from tospike.files import replacing
 
-TIME_STEPS = (32, 64, 128, 256)
 PREPARATION = Preparation(size=224, resize=256, mean=[127 / 255] * 3, std=[128 / 255] * 3, interpolation="bicubic")
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -33,7 +31,11 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
-BATCH, CROPS, STEPS_PER_CALL = 20, 2, 4
+CALIBRATION, BATCH, CROPS = (
+    20,
+    5,
+    25,
+)  # images of a calibration batch and of a scored one, which fits the cache; crops of a picture
 
 
 def folder(package):
@@ -49,82 +51,74 @@ def crops(paths, count, seed):
     return torch.stack([plain(cut(open_image(path))) for path in paths for _ in range(count)])
 
 
-def methods(batches):
-    """Yield every method that is compared."""
-    yield ts.LTB(batches=batches)
-    yield ts.Auto(time_steps=32).using(refiners=())  # the corrections hold all steps of all batches in memory
+def rows():
+    """Yield label, T, and the method made for it; a tuple of T is read out from one simulation."""
+    yield "LTB", (8, 16, 32), ts.LTB(batches=200)
+    for steps in (4, 8, 16, 32):
+        yield "Parallel", (steps,), ts.Parallel(steps, correct=False)
+        yield "BitWeighted", (steps,), ts.BitWeighted(steps)
+    for steps in (1, 2, 4, 8):
+        yield "Auto graded", (steps,), ts.Auto(steps, spikes="graded")
+    for steps in (8, 16, 32):
+        yield "Ternary", (steps,), ts.Ternary(steps, refine_batches=2)
+        yield "Auto ternary", (steps,), ts.Auto(steps, refine_batches=2)
 
 
-def score(snn, ann, images, labels):
-    """Return the SNN's Result against labels, or against the ANN's own answers where labels are None."""
-    batches = []
-    for start in range(0, len(images), BATCH):
-        x = images[start : start + BATCH]
-        with torch.no_grad():
-            y = ann(x).argmax(1) if labels is None else labels[start : start + BATCH]
-        batches.append((x, y))
-    return ts.evaluate(snn, batches, time_steps=TIME_STEPS, reference=ann, steps_per_call=STEPS_PER_CALL)
+def measure(ann, method, steps, calibration, scored):
+    """Return agreement in percent, latency and spikes at each T."""
+    snn = ts.convert(ann, method, calibration=calibration).to(memory_format=torch.channels_last)
+    result = ts.evaluate(snn, scored, time_steps=steps, steps_per_call=None if snn.conversion.neuron.synchronous else 1)
+    neuron = snn.conversion.neuron
+    return {
+        "at": {t: {"score": result.curve[t], "latency": result.latency[t], "spikes": result.spikes_per_neuron[t]} for t in steps},
+        "kind": neuron.spikes, "code": neuron.code,
+    }  # fmt: skip
 
 
-def table(rows):
+def table(found, samples):
     """Write the rows as Markdown."""
-    ann_score = next(row["ann"] for row in rows if row["figure"] == "top-1")
-    head = " | ".join(f"T={t}" for t in TIME_STEPS)
+    steps = sorted({int(t) for row in found for t in row["at"]})
     lines = [
-        f"EfficientNet-Lite0, ImageNet weights, 224 x 224. The ANN scores {ann_score:.0f} % on the 20 labelled images. Agreement: share of",
-        f"{20 * CROPS} random crops of them on which SNN and ANN name the same of 1,000 classes. T counts every simulated step; spikes per neuron",
-        f"and step over T = {TIME_STEPS[-1]}. Made by `python benchmarks/imagenet.py` with torch {torch.__version__} on {platform.machine()}, seed 0.",
+        f"EfficientNet-Lite0, ImageNet weights, 224 x 224: share of {samples} random crops of 20 pictures on which SNN and ANN name the same of 1,000",
+        "classes, in %. T counts every simulated step; rows that wait need T steps for each of 33 layers. Spikes: per neuron for one image at the",
+        f"largest T of the row. {made_by('python benchmarks/imagenet.py')} Seed 0.",
         "",
-        f"| method | figure, % | {head} | spikes |",
-        "|---|---|" + "---|" * (len(TIME_STEPS) + 1),
+        "| method | spikes | code | waits | " + " | ".join(f"T={t}" for t in steps) + " | spikes |",
+        "|---|---|---|---|" + "---|" * (len(steps) + 1),
     ]
-    for row in rows:
-        curve = " | ".join(f"{row['curve'][str(t)]:.1f}" for t in TIME_STEPS)
-        lines.append(f"| {row['method']} | {row['figure']} | {curve} | {row['spikes']:.3f} |")
+    for label in dict.fromkeys(row["label"] for row in found):
+        group = [row for row in found if row["label"] == label]
+        at = {int(t): value for row in group for t, value in row["at"].items()}
+        scores = " | ".join(f"{at[t]['score']:.1f}" if t in at else "" for t in steps)
+        waits = "each layer" if any(value["latency"] > t for t, value in at.items()) else ""
+        lines.append(
+            f"| {label} | {group[0]['kind']} | {group[0]['code']} | {waits} | {scores} | {at[max(at)]['spikes']:.2f} |"
+        )
     return "\n".join(lines) + "\n"
 
 
+@torch.no_grad()
 def main():
     """Convert, score, and write the files."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batches", type=int, default=200, help="calibration batches of 20 crops for LTB")
+    parser.add_argument("--crops", type=int, default=CROPS, help="crops of each of the 20 pictures")
+    parser.add_argument("--only", nargs="+", help="labels to measure; the table shows all that the file has")
     parser.add_argument("--fresh", action="store_true", help="measure rows again that the file has already")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     ann = EfficientNet.from_name("efficientnet-lite0")
     ann.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     ann = ann.eval().to(memory_format=torch.channels_last)
-    paths = sorted(folder("foolbox").glob("data/imagenet_*.jpg"))
-    labels = torch.tensor([int(path.stem.rpartition("_")[2]) for path in paths])
-    whole = torch.stack([PREPARATION.plain()(open_image(path)) for path in paths])
     photographs = [folder("skimage") / "data" / name for name in PHOTOGRAPHS]
-    calibration = list(crops(photographs, 30, seed=0).split(BATCH))
-    images = {"top-1": (whole, labels), "agreement": (crops(paths, CROPS, seed=1), None)}
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "imagenet.json"
-    rows = json.loads(file.read_text()) if file.exists() and not options.fresh else []
-    for method in methods(options.batches):
-        label = f"{method.name} ({', '.join(f'{key}={value}' for key, value in method.settings().items())})"
-        wanted = [
-            figure for figure in images if (label, figure) not in [(row["method"], row["figure"]) for row in rows]
-        ]
-        snn = ts.convert(ann, method, calibration=calibration).to(memory_format=torch.channels_last) if wanted else None
-        for figure in wanted:
-            result = score(snn, ann, *images[figure])
-            rates = result.rates.values()
-            rows.append(
-                {
-                    "method": label,
-                    "figure": figure,
-                    "curve": result.curve,
-                    "ann": result.reference,
-                    "spikes": sum(rates) / len(rates),
-                }
-            )
-            print(rows[-1], flush=True)
-            with replacing(file) as written:  # after each row: an interrupted run goes on where it stopped
-                written.write_text(json.dumps(rows, indent=2) + "\n")
-    (options.out / "imagenet.md").write_text(table(json.loads(file.read_text())))
+    calibration = list(crops(photographs, 30, seed=0).split(CALIBRATION))
+    images = crops(sorted(folder("foolbox").glob("data/imagenet_*.jpg")), options.crops, seed=1)
+    scored = [(x, ann(x).argmax(1)) for x in images.split(BATCH)]
+    kept = Rows(options.out / "imagenet.json", fresh=options.fresh)
+    for label, steps, method in rows():
+        if options.only is None or label in options.only:
+            key = {"label": label, "steps": list(steps), "samples": len(images)}
+            kept.measure(key, partial(measure, ann, method, steps, calibration, scored))
+    (options.out / "imagenet.md").write_text(table(kept.rows, len(images)))
 
 
 if __name__ == "__main__":

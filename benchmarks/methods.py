@@ -39,7 +39,7 @@ def every():
     """Return each method by its label, as a function of T; those that ignore T come first."""
     fixed = {
         "RobustNorm 99.9 %, layer": ts.RobustNorm(batches=FIXED),
-        "RobustNorm max, channel": ts.RobustNorm(1.0, "channel", FIXED),
+        "RobustNorm max, channel": ts.RobustNorm(percentile=1.0, granularity="channel", batches=FIXED),
         "RMP": ts.RMP(FIXED), "OPI": ts.OPI(FIXED), "LTB": ts.LTB(FIXED), "SNM": ts.SNM(FIXED), "CRPI": ts.CRPI(batches=FIXED),
         "MultiThreshold": ts.MultiThreshold(batches=FIXED),
     }  # fmt: skip
@@ -130,7 +130,7 @@ def parts_of_auto():
         return lambda t: ts.Auto(t, MADE, refine(t), spikes=spikes).using(**parts)
 
     rate = NeuronModel(signed=True)
-    largest = ts.RobustNorm(1.0, "channel", MADE)
+    largest = ts.RobustNorm(percentile=1.0, granularity="channel", batches=MADE)
     return {
         "ternary: Auto": auto("ternary"),
         "ternary: rate code (thresholds for its levels)": lambda t: ts.Ternary(t, MADE, refine(t)).using(neuron=rate, refiners=(Reconstruct(), ChannelBias())),

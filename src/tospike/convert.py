@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import NoneType
 from typing import Any
@@ -23,7 +23,7 @@ from tospike.errors import (
     UnsupportedOperationError,
     require_type,
 )
-from tospike.graph.batches import cycle, move
+from tospike.graph.batches import cycle, move, split_batch
 from tospike.graph.capture import Capture, Site
 from tospike.graph.inputs import example_of
 from tospike.graph.kinds import Kind, TrainableActivation
@@ -37,6 +37,7 @@ from tospike.refine import refine
 from tospike.run.network import SNN, Conversion
 
 EXAMPLE_SAMPLES = 4  # a network is captured on no more: every value in it is kept and compared
+COMPARED = 2  # batches on which candidates of a method are compared
 TOLERANCE = 1e-3  # largest relative difference between ANN and rebuilt graph; float32 rounding stays far below
 
 
@@ -99,6 +100,22 @@ def convert(
         example = recursively_apply(lambda value: value[:EXAMPLE_SAMPLES] if value.ndim else value, first)
     if example is None and calibration is None:
         example = move(getattr(ann, "example", None), _device(ann))  # `prepare` leaves one
+    found = [
+        _convert(ann, candidate, calibration, example, analog, seed, progress) for candidate in chosen.candidates()
+    ]
+    return found[0] if len(found) == 1 else _nearest(ann, found, calibration, parts)
+
+
+def _convert(
+    ann: nn.Module,
+    chosen: Method,
+    calibration: Iterable[Any] | None,
+    example: Any,
+    analog: Analog,
+    seed: int,
+    progress: bool,
+) -> SNN:
+    parts = chosen.parts()
     captured, problems = rewritten(ann, example, analog)
     if problems:
         raise UnsupportedOperationError(f"{type(ann).__name__} cannot be converted", problems=problems)
@@ -134,6 +151,20 @@ def convert(
         _refine(captured, parts, calibration, seed, progress)
     _mark_held(captured)
     return SNN(captured.graph.eval().requires_grad_(False), captured.inputs, conversion).eval()
+
+
+@torch.no_grad()
+def _nearest(ann: nn.Module, snns: Sequence[SNN], calibration: Iterable[Any] | None, parts: Parts) -> SNN:
+    """Return the SNN whose output at the T of its method has the least squared error on the first calibration batches."""
+    assert calibration is not None  # candidates differ in what they measure
+    network, errors = copy.deepcopy(ann).eval(), [0.0] * len(snns)
+    for batch in cycle(calibration, min(parts.refine_batches, COMPARED)):
+        inputs = move(split_batch(batch, snns[0].plan.inputs)[0], _device(ann))
+        wanted = list(_tensors(run_network(network, snns[0].plan.inputs, inputs)))
+        for number, snn in enumerate(snns):
+            outputs = _tensors(snn(inputs, time_steps=parts.time_steps))
+            errors[number] += sum(float((y - x).square().sum()) for x, y in zip(wanted, outputs, strict=True))
+    return snns[errors.index(min(errors))]
 
 
 def _refine(captured: Capture, parts: Parts, calibration: Iterable[Any] | None, seed: int, progress: bool) -> None:

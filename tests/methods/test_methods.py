@@ -43,6 +43,19 @@ def test_auto_keeps_to_the_kind_of_spikes_and_the_contract(spikes, steps):
     check_method(method, time_steps=steps, error={1: 0.8, 2: 0.6, 8: 0.4}[steps])
 
 
+def test_auto_keeps_the_code_that_comes_closer():
+    ann, x = _Residual().eval(), torch.randn(64, 1, 8, 8)
+    settings = {"time_steps": 8, "batches": 2, "refine_batches": 2}
+    snn = ts.convert(ann, ts.Auto(**settings), calibration=[x])
+    errors = {}
+    for code in ("phase", "rate"):
+        one = ts.convert(ann, ts.Auto(**settings, code=code), calibration=[x])
+        assert one.conversion.neuron.code == code
+        with torch.no_grad():
+            errors[code] = float((one(x, time_steps=8) - ann(x)).square().sum())
+    assert snn.conversion.neuron.code == min(errors, key=errors.get) == snn.conversion.settings["code"]
+
+
 def test_every_training_free_method_is_tested():
     assert METHODS.keys() | {"qcfs"} == ts.METHODS.keys()
 

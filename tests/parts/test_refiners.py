@@ -61,23 +61,9 @@ def test_shift_and_scale_leave_neither_mean_nor_slope_to_correct(site):
 def test_taper_sets_the_ratio_by_depth_and_keeps_the_reach(site, place, ratio):
     neuron = Neuron(torch.rand(6, 1, 1).double(), 0.5, NeuronModel(signed=True, code="phase", ratio=0.9))
     reach = neuron.threshold * neuron.model.reach(8)
-    Taper(low=0.6, high=0.8, first=0.5, margin=0).site(view(site, neuron, **place))
+    Taper(low=0.6, high=0.8, first=0.5).site(view(site, neuron, **place))
     assert neuron.model.ratio == pytest.approx(ratio)
     torch.testing.assert_close(neuron.threshold * sum(ratio**t for t in range(8)), reach)
-
-
-def test_taper_gives_up_phase_code_where_the_last_steps_cannot_follow(site):
-    """Currents that come late: the first steps of phase code are lost on them, and rate code sends what is left."""
-    late = torch.zeros(8, 40, *site.shape).double()
-    late[5:] = torch.rand(3, 40, *site.shape).double() * 8 / 3
-    targets = [late.mean(0)]
-    errors = {}
-    for margin in (0, 0.7):
-        neuron = Neuron(torch.full((6, 1, 1), 1.0 / 3).double(), 0.5, NeuronModel(signed=True, code="phase"))
-        seen = SiteView(site, neuron, [late], targets, depth=0.5)
-        Taper(margin=margin).site(seen)
-        errors[margin] = float((seen.emissions(0).mean(0) - targets[0]).square().mean())
-    assert errors[0.7] < 0.7 * errors[0]
 
 
 def test_refiners_see_how_deep_they_are_and_what_is_constant():

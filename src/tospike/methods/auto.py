@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from tospike.methods.base import Corrected, Parts, Rule, register
+from tospike.methods.base import Corrected, Method, Parts, Rule, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
 from tospike.parts.reconstruct import Reconstruct
@@ -24,12 +24,14 @@ class Auto(Corrected):
     """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
 
     Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
-    from T = 16 on a bias per channel and step. Ternary: signed neurons with phase code, finer in front than behind, weights fitted, a
-    bias per channel. Graded: 15 levels per step, signed from T = 2 on, without corrections.
+    from T = 16 on a bias per channel and step. Ternary: signed neurons, weights fitted, a bias per channel; phase code, finer in front
+    than behind, or rate code, whichever comes closer to the ANN on the calibration data. Graded: 15 levels per step, signed from T = 2
+    on, without corrections.
 
     Attributes:
         time_steps: T that will be run.
         spikes: What one step of a neuron may carry: ``"binary"``, ``"ternary"`` or ``"graded"``.
+        code: Of ternary spikes: ``"phase"`` or ``"rate"``; None tries both.
         batches: Calibration batches for the thresholds.
         refine_batches: Calibration batches for the corrections.
 
@@ -42,10 +44,22 @@ class Auto(Corrected):
 
     time_steps: int = 8
     spikes: Spikes = "ternary"
+    code: Literal["phase", "rate"] | None = None
 
     def limits(self) -> tuple[Rule, ...]:
         """Return the rules of the settings."""
-        return (*super().limits(), ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"))
+        codes = ("phase", "rate", None) if self.spikes == "ternary" else (None,)
+        return (
+            *super().limits(),
+            ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"),
+            ("code", self.code, self.code in codes, f"one of {codes} with {self.spikes} spikes", None),
+        )
+
+    def candidates(self) -> tuple[Method, ...]:
+        """Return both codes where none was chosen."""
+        if self.spikes != "ternary" or self.code is not None or self.time_steps == 1:
+            return (self,)
+        return replace(self, code="phase"), replace(self, code="rate")
 
     def parts(self) -> Parts:
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
@@ -63,6 +77,6 @@ class Auto(Corrected):
             late = (Reconstruct(), StepBias())
             return NeuronModel(), late if self.time_steps >= MANY_STEPS else (Reconstruct(), ChannelBias(), Potential())
         if self.spikes == "ternary":
-            return NeuronModel(signed=True, code="phase"), (Reconstruct(), Taper(), ChannelBias())
+            return NeuronModel(signed=True, code=self.code or "phase"), (Reconstruct(), Taper(), ChannelBias())
         signed = self.time_steps > 1  # with one step there is nothing to take back
         return NeuronModel(capacity=LEVELS // 2 if signed else LEVELS - 1, signed=signed), ()

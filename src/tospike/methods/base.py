@@ -103,6 +103,10 @@ class Method(ABC):
     def parts(self) -> Parts:
         """Return the parts that these settings choose."""
 
+    def candidates(self) -> tuple[Method, ...]:
+        """Return the methods of which `convert` keeps the one whose output is nearest to the ANN's on the calibration data."""
+        return (self,)
+
     def using(self, **parts: Any) -> Using:
         """Return this method with some of its parts replaced.
 
@@ -204,6 +208,12 @@ class Using(Method):
     def name(self) -> str:  # type: ignore[override]
         """Name of the method underneath."""
         return self.base.name
+
+    def candidates(self) -> tuple[Method, ...]:
+        """Return the candidates of the method underneath, with the changes; one alone where these settle what differs."""
+        return (
+            (self,) if "neuron" in self.changes else tuple(Using(base, self.changes) for base in self.base.candidates())
+        )
 
     def parts(self) -> Parts:
         """Return the parts of the method underneath, with the changes."""

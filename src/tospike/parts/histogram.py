@@ -63,7 +63,7 @@ class MinimalError(Scale):
 
     def __init__(self, site: Site, granularity: Granularity, levels: int, reach: float = 1.0) -> None:
         super().__init__(site, granularity)
-        self.levels, self.reach = levels, reach
+        self.levels, self.reach = min(levels, BINS), reach  # finer levels than bins cannot be told apart
         groups = self.theta.numel()
         self.register_buffer("mass", torch.zeros(groups, BINS))
         self.register_buffer("top", torch.zeros(groups))
