@@ -38,7 +38,7 @@ def refine(t):
 def every():
     """Return each method by its label, as a function of T; those that ignore T come first."""
     fixed = {
-        "RobustNorm 99.9 %, layer": ts.RobustNorm(batches=FIXED),
+        "RobustNorm 99 %, layer": ts.RobustNorm(batches=FIXED),
         "RobustNorm max, channel": ts.RobustNorm(percentile=1.0, granularity="channel", batches=FIXED),
         "RMP": ts.RMP(FIXED), "OPI": ts.OPI(FIXED), "LTB": ts.LTB(FIXED), "SNM": ts.SNM(FIXED), "CRPI": ts.CRPI(batches=FIXED),
         "MultiThreshold": ts.MultiThreshold(batches=FIXED),

@@ -78,7 +78,7 @@ class _Walk:
         targets = [neuron.function(value) for value in self.ann[source]]
         currents = [self._currents(source, number) for number in range(len(self.batches))]
         depth = self.sites.index(node) / max(len(self.sites) - 1, 1)
-        view = SiteView(node.meta["site"], neuron, currents, targets, depth, source not in self.snn)
+        view = SiteView(node.meta["site"], neuron, currents, targets, self.ann[source], depth, source not in self.snn)
         for refiner in refiners:
             refiner.site(view)
         self.ann[node] = targets

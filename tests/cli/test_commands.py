@@ -31,7 +31,7 @@ def test_check_of_a_zoo_network_says_that_it_converts(capsys):
     [
         (["train", "fashion-resnet"], "Did you mean"),
         (["check", "no.such:network"], "module:callable"),
-        (["methods", "--name", "ltp"], "Did you mean 'ltb'"),
+        (["methods", "--name", "ltbb"], "Did you mean 'ltb'"),
         (["check", "nothing"], "module:callable"),
         (["check", "os:getcwd"], "nn.Module"),
         (["check", ":"], "module:callable"),

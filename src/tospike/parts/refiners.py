@@ -21,6 +21,7 @@ class SiteView:
         neuron: Its neurons, changed in place.
         currents: Input currents of the SNN ``[T, N, ...]``, one tensor per batch, in units of the activation.
         targets: Activations of the ANN ``[N, ...]``, one tensor per batch, same unit.
+        preactivations: What the ANN has in front of them, likewise.
         depth: Share of the network's Sites that lie in front of it, 0 for the first and 1 for the last.
         constant: Whether the currents are the same at every step.
     """
@@ -29,6 +30,7 @@ class SiteView:
     neuron: Neuron
     currents: Sequence[Tensor]
     targets: Sequence[Tensor]
+    preactivations: Sequence[Tensor] = ()
     depth: float = 0.0
     constant: bool = False
 
@@ -137,35 +139,27 @@ class ThresholdShift(Refiner):
         _add_bias(view.neuron, (view.neuron.threshold / (2 * len(view.currents[0])))[None])
 
 
-@dataclass(frozen=True)
 class ShiftScale(Refiner):
-    """Shift the input of each channel and scale its output, so that mean and slope of its emission come out right.
+    """Shift the input of each channel to the mean that the ANN has there, then scale its output to the right mean.
 
-    ``b_c ← b_c + rate·E[a_c − φ_c]``, ``g_c ← g_c·E[a_c·φ_c]/E[φ_c²]``, φ the mean emission, in turn.
-
-    Attributes:
-        rounds: How often.
-        rate: Share of the mean error that each round corrects.
+    ``b_c ← b_c + E[z_c − I_c]``, ``g_c ← g_c·E[a_c]/E[φ_c]``, z the ANN's pre-activation, I the mean current, φ the mean emission.
 
     Source: Hao et al., "Faster and stronger: when ANN-SNN conversion meets parallel spiking calculation", ICML 2025 (DA-QCFS). Differs from
-    the paper in: the scale is a least-squares fit in place of a running mean of errors.
+    the paper in: both corrections are computed from the calibration data at once, in place of running means with momentum.
     """
 
-    rounds: int = 4
-    rate: float = 0.7
-
     def site(self, view: SiteView) -> None:
-        """Correct bias and gain."""
-        neuron = view.neuron
-        for _ in range(self.rounds):
-            means = [view.emissions(i).mean(0) for i in range(len(view.targets))]
-            along = [view.averaged(a * m) for a, m in zip(view.targets, means, strict=True)]
-            power = [view.averaged(m * m) for m in means]
-            slope = torch.stack(along).sum(0) / torch.stack(power).sum(0).clamp_min(1e-12)
-            slope = torch.where(slope > 0, slope, 1.0).to(neuron.threshold.dtype)
-            neuron.gain = slope if neuron.gain is None else neuron.gain * slope
-            errors = [view.averaged(a - view.emissions(i).mean(0)) for i, a in enumerate(view.targets)]
-            _add_bias(neuron, self.rate * torch.stack(errors).mean(0)[None])
+        """Correct bias and gain; a channel that sends nothing keeps its gain."""
+        neuron, numbers = view.neuron, range(len(view.targets))
+        lacks = [view.averaged(view.preactivations[i] - view.currents[i].mean(0)) for i in numbers]
+        _add_bias(neuron, torch.stack(lacks).mean(0)[None])
+        sent = torch.stack([view.averaged(view.emissions(i).mean(0)) for i in numbers]).mean(0)
+        wanted = torch.stack([view.averaged(target) for target in view.targets]).mean(0)
+        gain = torch.where(sent.abs() > 0, wanted / sent, 1.0).clamp(*GAINS).to(neuron.threshold.dtype)
+        neuron.gain = gain if neuron.gain is None else neuron.gain * gain
+
+
+GAINS = (0.5, 2.0)  # a channel that hardly ever fires on the calibration data tells no more
 
 
 def _add_bias(neuron: Neuron, extra: Tensor) -> None:
