@@ -20,6 +20,8 @@ from torchvision.transforms import v2
 import tospike as ts
 from common import Rows, made_by
 from tospike.data.folders import Preparation, open_image
+from tospike.parts.phase import FitCode
+from tospike.parts.refiners import ChannelBias
 
 PREPARATION = Preparation(size=224, resize=256, mean=[127 / 255] * 3, std=[128 / 255] * 3, interpolation="bicubic")
 PHOTOGRAPHS = (
@@ -53,15 +55,21 @@ def crops(paths, count, seed):
 
 def rows():
     """Yield label, T, and the method made for it; a tuple of T is read out from one simulation."""
-    yield "LTB", (8, 16, 32), ts.LTB(batches=200)
+    yield "LTB", (8, 16, 32), ts.LTB(batches=400)
     for steps in (4, 8, 16, 32):
         yield "Parallel", (steps,), ts.Parallel(steps, correct=False)
         yield "BitWeighted", (steps,), ts.BitWeighted(steps)
     for steps in (1, 2, 4, 8):
         yield "Auto graded", (steps,), ts.Auto(steps, spikes="graded")
     for steps in (8, 16, 32):
-        yield "Ternary", (steps,), ts.Ternary(steps, refine_batches=2)
-        yield "Auto ternary", (steps,), ts.Auto(steps, refine_batches=2)
+        # 20 images are too few to fit weights to, and corrections hold all steps of theirs in memory.
+        few = {"refine_batches": 2 if steps < 32 else 1}
+        yield "Ternary", (steps,), ts.Ternary(steps, **few)
+        yield (
+            "Auto ternary, code fitted, weights not",
+            (steps,),
+            ts.Auto(steps, **few, code="fit").using(refiners=(FitCode(), ChannelBias())),
+        )
 
 
 def measure(ann, method, steps, calibration, scored):

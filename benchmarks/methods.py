@@ -18,10 +18,9 @@ import torch
 import tospike as ts
 from common import Rows, fashion_mnist, made_by
 from tospike import zoo
-from tospike.neurons import NeuronModel
+from tospike.parts.phase import Taper
 from tospike.parts.reconstruct import Reconstruct
 from tospike.parts.refiners import ChannelBias, Potential, StepBias
-from tospike.parts.taper import Taper
 from tospike.run.counts import multiply_adds
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
@@ -129,19 +128,21 @@ def parts_of_auto():
     def auto(spikes, **parts):
         return lambda t: ts.Auto(t, MADE, refine(t), spikes=spikes).using(**parts)
 
-    rate = NeuronModel(signed=True)
+    def tapered(**parts):
+        return lambda t: ts.Auto(t, MADE, refine(t), code="taper").using(**parts)
+
     largest = ts.RobustNorm(percentile=1.0, granularity="channel", batches=MADE)
     return {
-        "ternary: Auto": auto("ternary"),
-        "ternary: rate code (thresholds for its levels)": lambda t: ts.Ternary(t, MADE, refine(t)).using(neuron=rate, refiners=(Reconstruct(), ChannelBias())),
-        "ternary: one ratio for all layers": auto("ternary", refiners=(Reconstruct(), ChannelBias())),
-        "ternary: weights not fitted": auto("ternary", refiners=(Taper(), ChannelBias())),
-        "ternary: weights fitted without regard to the rectifier": auto("ternary", refiners=(Reconstruct(rounds=1), Taper(), ChannelBias())),
-        "ternary: no bias": auto("ternary", refiners=(Reconstruct(), Taper())),
-        "ternary: bias per step": auto("ternary", refiners=(Reconstruct(), Taper(), StepBias())),
-        "ternary: potential per neuron": auto("ternary", refiners=(Reconstruct(), Taper(), ChannelBias(), Potential())),
-        "ternary: largest activation as reach": auto("ternary", scale=largest),
-        "ternary: start 0": auto("ternary", start=0.0),
+        "ternary: taper": tapered(),
+        "ternary: code fitted to each layer": lambda t: ts.Auto(t, MADE, refine(t), code="fit"),
+        "ternary: rate code": lambda t: ts.Auto(t, MADE, refine(t), code="rate"),
+        "ternary: taper without its change over depth": tapered(refiners=(Reconstruct(), Taper(0.7, 0.7, 0.7), ChannelBias())),
+        "ternary: taper, weights not fitted": tapered(refiners=(Taper(), ChannelBias())),
+        "ternary: taper, weights fitted without regard to the rectifier": tapered(refiners=(Reconstruct(rounds=1), Taper(), ChannelBias())),
+        "ternary: taper, no bias": tapered(refiners=(Reconstruct(), Taper())),
+        "ternary: taper, bias per step": tapered(refiners=(Reconstruct(), Taper(), StepBias())),
+        "ternary: taper, potential per neuron": tapered(refiners=(Reconstruct(), Taper(), ChannelBias(), Potential())),
+        "ternary: taper, start 0": tapered(start=0.0),
         "binary: Auto": auto("binary"),
         "binary: weights not fitted": auto("binary", refiners=(ChannelBias(), Potential())),
         "binary: no potential": auto("binary", refiners=(Reconstruct(), ChannelBias())),

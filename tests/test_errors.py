@@ -125,7 +125,7 @@ CASES = {
     "delay of T": (lambda: converted()(X, time_steps=4, delay=4), OptionError, "delay"),
     "delay above a T": (lambda: ts.evaluate(converted(), [(X, Y)], time_steps=(2, 8), delay=3), OptionError, "delay"),
     "T unknown to a method that needs it": (lambda: ts.FTBC(), OptionError, "time_steps"),
-    "code without a choice": (lambda: ts.Auto(spikes="binary", code="phase"), OptionError, "code"),
+    "code without a choice": (lambda: ts.Auto(spikes="binary", code="taper"), OptionError, "code"),
     "T unknown to pre-runs": (lambda: ts.SRP(time_steps=4, pre_steps=4), OptionError, "pre-run is part of T"),
     "T within the pre-run": (
         lambda: ts.convert(net(), ts.COS(time_steps=6, pre_steps=4), calibration=[X])(X, time_steps=3), OptionError, "pre-run"),

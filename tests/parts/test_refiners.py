@@ -1,5 +1,7 @@
 """Refiners at one place, against loops written from their formulas."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,9 @@ from torch import nn
 
 import tospike as ts
 from tospike.neurons import Neuron, NeuronModel
+from tospike.parts.phase import FitCode, Taper
 from tospike.parts.reconstruct import Reconstruct
 from tospike.parts.refiners import LayerView, ShiftScale, SiteView, ThresholdShift
-from tospike.parts.taper import Taper
 from tospike.testing import _Residual
 
 
@@ -61,6 +63,40 @@ def test_taper_sets_the_ratio_by_depth_and_keeps_the_reach(site, place, ratio):
     Taper(low=0.6, high=0.8, first=0.5).site(view(site, neuron, **place))
     assert neuron.model.ratio == pytest.approx(ratio)
     torch.testing.assert_close(neuron.threshold * sum(ratio**t for t in range(8)), reach)
+
+
+def test_fitted_code_errs_least_of_all_that_were_tried(site):
+    """Currents that come late; every combination is tried again here, one at a time, on all positions."""
+    late = 0.1 * torch.randn(8, 40, *site.shape).double()
+    late[5:] += torch.rand(3, 40, *site.shape).double() * 8 / 3
+    target = late.mean(0).clamp_min(0)
+    reach = torch.full((6, 1, 1), 1.0).double()
+    plain = NeuronModel(signed=True, code="phase")
+    neuron = Neuron(reach / plain.reach(8), 0.5, plain)
+    fit = FitCode(ratios=(0.5, 0.7), reaches=(1.0, 3.0), rates=(1.0,), traces=10**9)
+    seen = SiteView(site, neuron, [late], [target], depth=0.5)
+    fit.site(seen)
+    errors = {}
+    for model, multiples in [
+        (replace(plain, ratio=0.5), (1, 3)),
+        (replace(plain, ratio=0.7), (1, 3)),
+        (replace(plain, code="rate"), (1,)),
+    ]:
+        for multiple in multiples:
+            one = Neuron(reach * multiple / model.reach(8), 0.5, model)
+            errors[model, multiple] = float((one(late, one.initial(late[0]))[0].mean(0) - target).square().sum())
+    model, multiple = min(errors, key=errors.get)
+    assert neuron.model == model
+    torch.testing.assert_close(neuron.threshold, reach * multiple / model.reach(8))
+    assert seen.squared_error() == pytest.approx(min(errors.values()))
+
+
+def test_thinning_keeps_every_channel_and_samples(site):
+    seen = view(site, Neuron(torch.ones(6, 1, 1).double()))
+    thinned = FitCode(traces=500)._thinned(seen)
+    assert thinned.targets[0].shape[:2] == seen.targets[0].shape[:2]
+    assert thinned.targets[0].numel() <= 2 * 500
+    torch.testing.assert_close(thinned.currents[0].mean(0).clamp_min(0), thinned.targets[0])
 
 
 def test_refiners_see_how_deep_they_are_and_what_is_constant():

@@ -8,9 +8,9 @@ from typing import Literal
 from tospike.methods.base import Corrected, Method, Parts, Rule, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
+from tospike.parts.phase import FitCode, Taper
 from tospike.parts.reconstruct import Reconstruct
 from tospike.parts.refiners import ChannelBias, Potential, Refiner, StepBias
-from tospike.parts.taper import Taper
 
 Spikes = Literal["binary", "ternary", "graded"]
 SPIKES: tuple[Spikes, ...] = ("binary", "ternary", "graded")
@@ -25,13 +25,13 @@ class Auto(Corrected):
 
     Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
     from T = 16 on a bias per channel and step. Ternary: signed neurons, weights fitted, a bias per channel; phase code, finer in front
-    than behind, or rate code, whichever comes closer to the ANN on the calibration data. Graded: 15 levels per step, signed from T = 2
+    than behind, or the code that fits each layer best, whichever comes closer to the ANN on the calibration data. Graded: 15 levels per step, signed from T = 2
     on, without corrections.
 
     Attributes:
         time_steps: T that will be run.
         spikes: What one step of a neuron may carry: ``"binary"``, ``"ternary"`` or ``"graded"``.
-        code: Of ternary spikes: ``"phase"`` or ``"rate"``; None tries both.
+        code: Of ternary spikes: ``"taper"`` (see `tospike.parts.phase.Taper`), ``"fit"`` (`FitCode`), ``"rate"``; None tries the first two.
         batches: Calibration batches for the thresholds.
         refine_batches: Calibration batches for the corrections.
 
@@ -44,11 +44,11 @@ class Auto(Corrected):
 
     time_steps: int = 8
     spikes: Spikes = "ternary"
-    code: Literal["phase", "rate"] | None = None
+    code: Literal["taper", "fit", "rate"] | None = None
 
     def limits(self) -> tuple[Rule, ...]:
         """Return the rules of the settings."""
-        codes = ("phase", "rate", None) if self.spikes == "ternary" else (None,)
+        codes = ("taper", "fit", "rate", None) if self.spikes == "ternary" else (None,)
         return (
             *super().limits(),
             ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"),
@@ -56,10 +56,10 @@ class Auto(Corrected):
         )
 
     def candidates(self) -> tuple[Method, ...]:
-        """Return both codes where none was chosen."""
+        """Return both ways to a code where none was chosen."""
         if self.spikes != "ternary" or self.code is not None or self.time_steps == 1:
             return (self,)
-        return replace(self, code="phase"), replace(self, code="rate")
+        return replace(self, code="taper"), replace(self, code="fit")
 
     def parts(self) -> Parts:
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
@@ -77,6 +77,9 @@ class Auto(Corrected):
             late = (Reconstruct(), StepBias())
             return NeuronModel(), late if self.time_steps >= MANY_STEPS else (Reconstruct(), ChannelBias(), Potential())
         if self.spikes == "ternary":
-            return NeuronModel(signed=True, code=self.code or "phase"), (Reconstruct(), Taper(), ChannelBias())
+            if self.code == "rate":
+                return NeuronModel(signed=True), (Reconstruct(), ChannelBias())
+            choice = FitCode() if self.code == "fit" else Taper()
+            return NeuronModel(signed=True, code="phase"), (Reconstruct(), choice, ChannelBias())
         signed = self.time_steps > 1  # with one step there is nothing to take back
         return NeuronModel(capacity=LEVELS // 2 if signed else LEVELS - 1, signed=signed), ()

@@ -40,6 +40,11 @@ class SiteView:
         emissions: Tensor = self.neuron(current, self.neuron.initial(current[0]))[0]
         return emissions
 
+    def squared_error(self) -> float:
+        """Return the sum of the squared errors of the mean emissions, over all batches."""
+        errors = (self.emissions(n).mean(0) - target for n, target in enumerate(self.targets))
+        return sum(float(error.square().sum()) for error in errors)
+
     def averaged(self, error: Tensor) -> Tensor:
         """Average an error ``[..., N, ...]`` over the samples and over all that shares a channel; one sample's shape."""
         rank = len(self.site.shape)
