@@ -146,7 +146,9 @@ def main():
         key = {"label": label, "reference": reference, "samples": count}
         kept.measure(key, lambda measure=measure: {"ann": None, "spikes": None} | measure())
     command = f"python benchmarks/accuracy.py --samples {count}"
-    (options.out / "accuracy.md").write_text(table(kept.rows, count, command))
+    (options.out / "accuracy.md").write_text(
+        table([row for row in kept.rows if row["samples"] == count], count, command)
+    )
 
 
 if __name__ == "__main__":

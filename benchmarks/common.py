@@ -18,12 +18,14 @@ class Rows:
     def __init__(self, file, *, fresh=False):
         self.file = file
         file.parent.mkdir(parents=True, exist_ok=True)
-        self.rows = [] if fresh or not file.exists() else json.loads(file.read_text())
+        self.fresh = fresh
+        self.rows = json.loads(file.read_text()) if file.exists() else []
 
     def measure(self, key, function):
         """Return the row with these values, measured by a function that returns the others if there is none yet."""
         found = next((row for row in self.rows if key.items() <= row.items()), None)
-        if found is None:
+        if found is None or self.fresh:
+            self.rows = [row for row in self.rows if row is not found]
             found = json.loads(json.dumps(key | function()))
             self.rows.append(found)
             print(found, flush=True)

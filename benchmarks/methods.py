@@ -266,6 +266,7 @@ def main():
         for label, function in wanted.items():
             if options.only is None or label in options.only:
                 kept.measure({"label": label, "seed": seed, "samples": sum(len(y) for _, y in scored)}, function)
+    shown = [row for row in kept.rows if row["samples"] == samples]
     text = [
         f"Fashion-MNIST ResNet-20 (`{NETWORK}`), the first {samples:,} test images; points of top-1 below the same ANN, mean ± standard",
         f"deviation over {len(options.seeds)} orders of the calibration images. T counts every simulated step. Methods are made for each T, but those that",
@@ -273,10 +274,10 @@ def main():
         "pre-run. Spikes: per neuron for one image. SOP/MAC: synaptic operations of one image over the multiply-adds of the ANN's spiking layers.",
         made_by(f"python benchmarks/methods.py --table {options.table}"),
     ]  # fmt: skip
-    (options.out / f"{options.table}.md").write_text(table(kept.rows, text, stepped_work(ann)))
+    (options.out / f"{options.table}.md").write_text(table(shown, text, stepped_work(ann)))
     if options.table == "methods":
-        plot(kept.rows, "T", options.out / "methods-equal-t.png")
-        plot(kept.rows, "N", options.out / "methods-equal-levels.png")
+        plot(shown, "T", options.out / "methods-equal-t.png")
+        plot(shown, "N", options.out / "methods-equal-levels.png")
 
 
 if __name__ == "__main__":

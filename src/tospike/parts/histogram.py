@@ -133,7 +133,7 @@ class GaussianPoint(Scale):
         sums = [wide.new_full(self.theta.shape, z.numel() / self.theta.numel())]
         sums += [part.sum(self.axes, keepdim=True)[0] for part in (wide, wide.square())]
         self.moments += torch.stack(sums)
-        return self.threshold()
+        return (self.moments[1] / self.moments[0]).clamp_min(0.0).to(self.theta.dtype)  # for the log alone
 
     def threshold(self) -> Tensor:
         """Return θ for the moments seen so far; 0 for a channel whose density has no positive part."""
@@ -142,6 +142,8 @@ class GaussianPoint(Scale):
         deviation = (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt()
         top = (mean + 6.0 * deviation).clamp_min(0.0).clamp_max(self.site.cap).flatten()
         centres = (torch.arange(BINS, device=top.device) + 0.5) / BINS
-        scaled = (top[:, None] * centres - mean.flatten()[:, None]) / deviation.flatten()[:, None].clamp_min(1e-12)
+        # Without spread the density would vanish between the centres; a bin's width of it picks the nearest.
+        width = deviation.flatten().maximum(top / BINS).clamp_min(1e-12)
+        scaled = (top[:, None] * centres - mean.flatten()[:, None]) / width[:, None]
         found = best_clip(torch.exp(-0.5 * scaled.square()), top, self.levels).reshape(self.theta.shape)
         return (found / self.reach).to(self.theta.dtype)
