@@ -33,8 +33,9 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
+ALL = 21  # calibration batches: one pass over the crops
 CALIBRATION, BATCH, CROPS = (
-    20,
+    10,
     5,
     25,
 )  # images of a calibration batch and of a scored one, which fits the cache; crops of a picture
