@@ -76,17 +76,17 @@ def figures(result, t, snn):
     }  # fmt: skip
 
 
-def measure(ann, method, fixed, calibration, scored):
+def measure(ann, method, fixed, steps, calibration, scored):
     """Convert once, or anew for every T, and return the figures of each T that the method can run."""
     found = {}
-    for steps in (TIME_STEPS,) if fixed else [(t,) for t in TIME_STEPS]:
+    for together in (tuple(steps),) if fixed else [(t,) for t in steps]:
         try:
-            made = method(steps[-1])
+            made = method(together[-1])
         except ts.errors.OptionError:  # T is no more than the pre-run
             continue
         snn = ts.convert(ann, made, calibration=calibration, progress=False)
-        result = ts.evaluate(snn, scored, time_steps=steps, reference=ann, progress=False)
-        found |= {t: figures(result, t, snn) for t in steps}
+        result = ts.evaluate(snn, scored, time_steps=together, reference=ann, progress=False)
+        found |= {t: figures(result, t, snn) for t in together}
     return {"at": found}
 
 
@@ -241,6 +241,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", choices=("methods", "ablation", "auto"), default="methods")
     parser.add_argument("--samples", type=int, help="test images; 2,000, and all 10,000 for the table auto")
+    parser.add_argument("--steps", type=int, nargs="+", default=TIME_STEPS, help="the T to run")
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--only", nargs="+", help="labels to measure; the table shows all that the file has")
     parser.add_argument("--fresh", action="store_true", help="measure rows again that the file has already")
@@ -256,7 +257,7 @@ def main():
     for seed in options.seeds:
         calibration, scored = fashion_mnist(samples, FIXED, seed)
         wanted = {
-            label: partial(measure, ann, method, label in fixed, calibration, scored)
+            label: partial(measure, ann, method, label in fixed, options.steps, calibration, scored)
             for label, method in methods.items()
         }
         if options.table == "methods":
@@ -269,7 +270,7 @@ def main():
     shown = [row for row in kept.rows if row["samples"] == samples]
     text = [
         f"Fashion-MNIST ResNet-20 (`{NETWORK}`), the first {samples:,} test images; points of top-1 below the same ANN, mean ± standard",
-        f"deviation over {len(options.seeds)} orders of the calibration images. T counts every simulated step. Methods are made for each T, but those that",
+        "deviation over the orders of calibration images that were run. T counts every simulated step. Methods are made for each T, but those that",
         "do not know T. Levels of one step: what a spike can be, both signs. Waits: each layer waits for all T steps of the layer before, or for its",
         "pre-run. Spikes: per neuron for one image. SOP/MAC: synaptic operations of one image over the multiply-adds of the ANN's spiking layers.",
         made_by(f"python benchmarks/methods.py --table {options.table}"),
