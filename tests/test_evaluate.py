@@ -85,6 +85,29 @@ def test_samples_stop_when_they_are_sure(trio):
     assert ts.Result.from_json(result.to_json()) == result
 
 
+def test_the_reference_gets_its_inputs_by_name():
+    class Optional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, a, b=None, c=None):
+            h = torch.relu(self.a(a if b is None else b))
+            return self.c(h if c is None else h * 0.5 + c)
+
+    ann, a, c = Optional().eval(), torch.randn(20, 4), torch.randn(20, 8)
+    batch = {"a": a, "c": c}
+    snn = ts.convert(ann, ts.LTB(batches=5), calibration=[batch], example=batch)
+    result = ts.evaluate(snn, [(batch, ann(a, c=c).argmax(1))], time_steps=(8,), reference=ann, progress=False)
+    assert result.reference == 100.0
+
+
+def test_a_bad_target_is_named_with_a_reference_too(trio):
+    ann, snn, batches = trio
+    with pytest.raises(DataError, match="classes"):
+        ts.evaluate(snn, [(batches[0][0], torch.full((10,), 9))], time_steps=(2,), reference=ann, progress=False)
+
+
 def test_refuses_a_confidence_that_cannot_be(trio):
     ann, snn, batches = trio
     for settings in ({"confidence": (0.0,)}, {"confidence": (2,)}, {"confidence": (0.9,), "task": ts.Regression()}):

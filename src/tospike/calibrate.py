@@ -15,6 +15,7 @@ from tospike.errors import CalibrationError, Problem
 from tospike.graph.batches import Inputs, cycle, move, split_batch
 from tospike.graph.capture import Capture
 from tospike.graph.kinds import TrainableActivation
+from tospike.graph.rewrite import Rectifier
 from tospike.graph.walk import site_nodes
 from tospike.methods.base import Parts
 from tospike.parts.scales import Learned, Scale
@@ -68,7 +69,7 @@ def calibrate(captured: Capture, parts: Parts, data: Iterable[Any] | None, *, pr
     """
     scales = _place_scales(captured, parts)
     trained = all(isinstance(scale, Learned) for scale in scales.values())
-    functions = {name: scale.function for name, scale in scales.items()}
+    functions = {name: _tracked(scale.function) for name, scale in scales.items()}
     if data is None:
         return Calibration(_thresholds(scales, 0)[0], functions, trained)
     samples, inputs, number = 0, captured.example, 0
@@ -91,12 +92,17 @@ def _place_scales(captured: Capture, parts: Parts) -> dict[str, Scale]:
     for node in site_nodes(captured.graph):
         site, path = node.meta["site"], str(node.target)
         activation = captured.graph.get_submodule(path)
+        node.meta["activation"] = activation  # what the SNN is compared with where it is refined
         scales[site.name] = parts.scale(site, activation)
-        if not isinstance(activation, TrainableActivation):
-            scales[site.name].function = activation
+        scales[site.name].function = activation
         scales[site.name].to(captured.device)
         captured.graph.set_submodule(path, scales[site.name])
     return scales
+
+
+def _tracked(activation: nn.Module) -> nn.Module:
+    """Return what neurons follow: the activation, or the clip of a trained quantiser, whose rounding is theirs to do."""
+    return Rectifier(float(activation.threshold.max())) if isinstance(activation, TrainableActivation) else activation
 
 
 def _numbered(data: Iterable[Any], count: int | None, progress: bool) -> Iterable[tuple[int, Any]]:

@@ -24,7 +24,7 @@ from tospike.errors import (
     require_type,
 )
 from tospike.graph.batches import cycle, move, split_batch
-from tospike.graph.capture import Capture, Site
+from tospike.graph.capture import Capture
 from tospike.graph.inputs import example_of
 from tospike.graph.kinds import Kind, TrainableActivation
 from tospike.graph.rewrite import Analog
@@ -122,16 +122,21 @@ def _convert(
     _refuse_unsigned(captured, parts)
     difference = _difference(ann, captured)
     in_analog = _mark_analog(captured)
-    if parts.pool == "running":
+    if parts.pool == "running" or parts.neuron.synchronous:  # counts know no single steps
         _pool_running_sums(captured)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found = calibrate(captured, parts, calibration, progress=progress)
+    neurons = _place_neurons(captured, found, parts, seed)
+    if parts.refiners:
+        _refine(captured, parts, calibration, seed, progress)
+    _mark_held(captured)
     conversion = Conversion(
         method=chosen.name,
         settings=chosen.settings(),
-        sites=_place_neurons(captured, found, parts, seed),
-        thresholds=found.thresholds,
+        sites=tuple(node.meta["site"] for node in neurons),
+        thresholds={node.meta["site"].name: neuron.threshold for node, neuron in neurons.items()},
+        neurons={node.meta["site"].name: neuron.model for node, neuron in neurons.items()},
         start=parts.start,
         neuron=parts.neuron,
         reference="quantised ANN" if found.trained else "ANN clipped at its thresholds",
@@ -147,9 +152,6 @@ def _convert(
         carry=parts.carry,
         depth=_depth(captured),
     )
-    if parts.refiners:
-        _refine(captured, parts, calibration, seed, progress)
-    _mark_held(captured)
     return SNN(captured.graph.eval().requires_grad_(False), captured.inputs, conversion).eval()
 
 
@@ -189,8 +191,10 @@ def _device(ann: nn.Module) -> torch.device:
 
 def _default_method(ann: nn.Module) -> Method:
     """Return the method that prepared a network, or `Auto` for a network that none did."""
-    found: set[Method | None] = {module.method for module in ann.modules() if isinstance(module, TrainableActivation)}
-    found.discard(None)
+    found: list[Method] = []
+    for module in ann.modules():
+        if isinstance(module, TrainableActivation) and module.method is not None and module.method not in found:
+            found.append(module.method)
     if not found:
         return Auto()
     if len(found) > 1:
@@ -198,9 +202,7 @@ def _default_method(ann: nn.Module) -> Method:
             "The network was prepared by several methods", got=", ".join(map(str, found)), expected="one method",
             remedy="Pass the one that counts, e.g. ts.convert(ann, ts.QCFS(levels=4), example=x).",
         )  # fmt: skip
-    (only,) = found
-    assert only is not None
-    return only
+    return found[0]
 
 
 def _mark_analog(captured: Capture) -> tuple[str, ...]:
@@ -292,7 +294,7 @@ def _difference(ann: nn.Module, captured: Capture) -> float:
 
 def _tensors(output: Any) -> Iterable[Tensor]:
     if isinstance(output, Tensor):
-        return [output]
+        return [output] if output.is_floating_point() else []
     if isinstance(output, dict):
         return itertools.chain.from_iterable(_tensors(value) for value in output.values())
     if isinstance(output, (tuple, list)):
@@ -308,12 +310,13 @@ def _depth(captured: Capture) -> int:
     return max(passed.values())
 
 
-def _place_neurons(captured: Capture, found: Calibration, parts: Parts, seed: int) -> tuple[Site, ...]:
-    nodes = site_nodes(captured.graph)
-    for number, node in enumerate(nodes):
+def _place_neurons(captured: Capture, found: Calibration, parts: Parts, seed: int) -> dict[fx.Node, Neuron]:
+    neurons = {}
+    for number, node in enumerate(site_nodes(captured.graph)):
         name = node.meta["site"].name
         neuron = Neuron(
             found.thresholds[name], parts.start, parts.neuron, found.functions[name], seed + number, parts.carry > 0
         )
         captured.graph.set_submodule(str(node.target), neuron)
-    return tuple(node.meta["site"] for node in nodes)
+        neurons[node] = neuron
+    return neurons

@@ -17,6 +17,7 @@ from torchmetrics import MetricCollection
 from tospike.errors import DataError, OptionError, is_within, require, require_type
 from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
+from tospike.graph.trace import run_network
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
 from tospike.run.schedule import Delay, check_run, ordered
@@ -174,6 +175,7 @@ def evaluate(
     require_type("loader", loader, Iterable, "an iterable of batches", "Pass a DataLoader or a list of batches.")
     require_type("task", task, Task, "a Task", "Pass e.g. task=ts.Regression().")
     require_type("time_steps", time_steps, Iterable, "numbers of steps", "Pass e.g. time_steps=(1, 2, 4, 8).")
+    require_type("confidence", confidence, Iterable, "levels of confidence", "Pass e.g. confidence=(0.9, 0.99).")
     if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise OptionError(
             "The device is not there", got=str(device), expected="a device of this machine", remedy='Pass device="cpu".'
@@ -277,7 +279,7 @@ class _Scoring:
         counts = copy.deepcopy(self.counts)  # kept only when the batch is finished
         outputs: dict[int, Any] = {}
         if self.ann is not None:
-            outputs[0] = self.ann(*inputs.values())
+            outputs[0] = run_network(self.ann, self.snn.plan.inputs, inputs)
         outputs |= dict(
             simulate(
                 self.snn, inputs, time_steps=self.marks[-1], checkpoints=self.marks, delay=self.delay,
@@ -286,8 +288,7 @@ class _Scoring:
         )  # fmt: skip
         predictions = {t: self.task.prediction(output) for t, output in outputs.items()}
         for t, prediction in predictions.items():
-            if t == self.marks[0]:
-                self.task.check_target(prediction, target)
+            self.task.check_target(prediction, target)
             if t not in self.metrics:
                 self.metrics[t] = self.task.metrics(prediction)
             self.metrics[t].update(prediction, target)

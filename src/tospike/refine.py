@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor, fx
 
 from tospike.graph.batches import Inputs
 from tospike.graph.layers import is_weighted
-from tospike.graph.walk import module_of, reach, site_nodes
+from tospike.graph.walk import module_of, site_nodes
 from tospike.neurons.incremental import Running
 from tospike.neurons.modules import Neuron
 from tospike.parts.refiners import LayerView, Refiner, SiteView
-from tospike.run.plan import call, increment, is_size
+from tospike.run.plan import call, increment, is_size, stepped
 
 
 @torch.no_grad()
@@ -51,13 +52,14 @@ class _Walk:
     def __init__(self, graph: fx.GraphModule, batches: Sequence[Inputs], time_steps: int) -> None:
         self.graph, self.batches, self.steps = graph, batches, time_steps
         self.sites = list(site_nodes(graph))
-        self.behind, self.before = reach(graph.graph, self.sites)
-        self.stepped = {
-            node for node in graph.graph.nodes if node in self.sites or (node in self.behind and node in self.before)
-        }
+        self.stepped = stepped(graph)
         self.ann: dict[fx.Node, list[Any]] = {}
         self.snn: dict[fx.Node, list[Any]] = {}  # time folded into the batch axis; averaged behind the last Site
         self.left = {node: len(node.users) for node in graph.graph.nodes}
+        modules = {
+            id(module): module for module in map(partial(module_of, graph), graph.graph.nodes) if module is not None
+        }
+        self.owners = Counter(id(parameter) for module in modules.values() for parameter in module.parameters())
         self.calls = Counter(str(node.target) for node in graph.graph.nodes if node.op == "call_module")
 
     def visit(self, node: fx.Node, refiners: Sequence[Refiner]) -> None:
@@ -75,7 +77,7 @@ class _Walk:
         source = node.all_input_nodes[0]
         neuron = module_of(self.graph, node)
         assert isinstance(neuron, Neuron)
-        targets = [neuron.function(value) for value in self.ann[source]]
+        targets = [node.meta["activation"](value) for value in self.ann[source]]
         currents = [self._currents(source, number) for number in range(len(self.batches))]
         depth = self.sites.index(node) / max(len(self.sites) - 1, 1)
         view = SiteView(node.meta["site"], neuron, currents, targets, self.ann[source], depth, source not in self.snn)
@@ -132,6 +134,8 @@ class _Walk:
         module = module_of(self.graph, node)
         if module is None or not is_weighted(self.graph, node) or self.calls[str(node.target)] > 1:
             return
+        if any(self.owners[id(parameter)] > 1 for parameter in module.parameters()):
+            return  # tied to another layer, which has other inputs
         if not any(type(refiner).layer is not Refiner.layer for refiner in refiners):
             return
         source = node.all_input_nodes[0]
@@ -153,9 +157,13 @@ class _Walk:
         user = next(iter(node.users), None)
         if user is None or len(node.users) > 1 or "operation" not in user.meta:
             return node, []
+        summed = user.meta["operation"].verdict.name in {"add", "iadd"} and not user.kwargs
+        two = len(user.args) == 2 and all(isinstance(argument, fx.Node) for argument in user.args)
         others = [source for source in user.all_input_nodes if source is not node]
-        summed = user.meta["operation"].verdict.name in {"add", "iadd"}
-        return (user, others) if summed and all(other in self.ann for other in others) else (node, [])
+        if not summed or not two or len(others) != 1 or others[0] not in self.ann:
+            return node, []
+        alike = all(self.ann[others[0]][n].shape == self.ann[node][n].shape for n in range(len(self.batches)))
+        return (user, others) if alike else (node, [])
 
 
 def _enters_rectifier(node: fx.Node) -> bool:

@@ -267,3 +267,46 @@ def test_unknown_parts_are_refused():
     with pytest.raises(OptionError, match="Did you mean 'neuron'"):
         ts.LTB().using(neurons=NeuronModel())
     assert {field.name for field in dataclasses.fields(ts.Parts)} >= {"scale", "start", "neuron", "refiners"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ts.Parallel(time_steps=4),
+        ts.FTBC(time_steps=4),
+        ts.Auto(time_steps=4, code="rate"),
+        ts.LightCalibration(time_steps=4),
+    ],
+)
+def test_a_trained_network_is_refined_towards_itself(method):
+    """The targets are what the quantised network sends, not what a network of plain ReLUs would."""
+    ann = ts.prepare(_Residual(), ts.QCFS(levels=4, initial=0.5), example=torch.zeros(1, 1, 8, 8)).double().eval()
+    x = torch.randn(64, 1, 8, 8, dtype=torch.float64)
+    snn = ts.convert(ann, method, calibration=[x])
+    with torch.no_grad():
+        error = float((snn(x, time_steps=4) - ann(x)).norm() / (ann(x) - ann(x).mean(0)).norm())
+    assert error < (0.02 if method.name == "parallel" else 0.8)
+
+
+def test_another_neuron_takes_the_scale_made_for_it():
+    ann, x = _Residual().eval(), torch.randn(64, 1, 8, 8)
+    rate = NeuronModel(signed=True)
+    thetas = [
+        ts.convert(ann, method.using(refiners=()), calibration=[x]).conversion.thresholds["relu"]
+        for method in (ts.Auto(time_steps=8, code="taper").using(neuron=rate), ts.Auto(time_steps=8, code="rate"))
+    ]
+    torch.testing.assert_close(*thetas)
+
+
+def test_the_record_says_what_stands_at_each_site():
+    ann, x = _Residual().eval(), torch.randn(64, 1, 8, 8)
+    snn = ts.convert(ann, ts.Auto(time_steps=8, code="taper"), calibration=[x])
+    neurons = {
+        node.meta["site"].name: snn.graph.get_submodule(str(node.target))
+        for node in snn.graph.graph.nodes
+        if "site" in node.meta
+    }
+    assert [model.ratio for model in snn.conversion.neurons.values()] == [0.5, 0.75]
+    for name, neuron in neurons.items():
+        assert snn.conversion.neurons[name] == neuron.model
+        assert torch.equal(snn.conversion.thresholds[name], neuron.threshold)

@@ -80,3 +80,17 @@ def test_too_few_data_and_a_missing_t_are_errors():
     for name in ("light-calibration", "advanced-calibration", "ftbc", "ternary", "burst"):
         with pytest.raises(OptionError, match="time_steps"):
             ts.method(name)
+
+
+@pytest.mark.parametrize("value", [0.3, 1.0, 7.0])
+def test_gaussian_point_of_a_channel_without_spread_covers_its_value(value):
+    ann = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        ann[0].weight[0] = 0.0
+        ann[0].bias[0] = value
+    x = torch.randn(64, 3, dtype=torch.float64)
+    snn = ts.convert(ann, ts.Harmony(time_steps=8), calibration=[x])
+    neuron = snn.graph.get_submodule("1")
+    current = ann[0](x).detach().expand(8, -1, -1)
+    sent = neuron(current, neuron.initial(current[0]))[0].mean(0)[:, 0]
+    assert (sent - value).abs().max() < 0.03 * value

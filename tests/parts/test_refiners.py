@@ -164,3 +164,27 @@ def test_only_layers_in_front_of_a_rectifier_are_told_what_it_wants():
     with torch.no_grad():
         ann(x)
     torch.testing.assert_close(told[6][0], sums[1], rtol=1e-4, atol=1e-5)
+
+
+def test_tied_weights_and_broadcasting_joins_are_left_alone():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (
+                nn.Conv2d(1, 4, 3, padding=1),
+                nn.Conv2d(4, 4, 3, padding=1),
+                nn.Conv2d(4, 4, 3, padding=1),
+            )
+            self.c.weight = self.b.weight
+            self.squeeze, self.out = nn.Conv2d(4, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x):
+            h = torch.relu(self.a(x))
+            h = torch.relu(self.c(torch.relu(self.b(h))))
+            h = torch.relu(h + self.squeeze(h.mean((2, 3), keepdim=True)))
+            return self.out(h.mean((2, 3)))
+
+    ann, x = Odd().eval(), torch.randn(16, 1, 6, 6)
+    snn = ts.convert(ann, ts.AdvancedCalibration(time_steps=4), calibration=[x])
+    assert torch.equal(snn.graph.get_submodule("b").weight, ann.b.weight)
+    assert not torch.equal(snn.graph.get_submodule("out").weight, ann.out.weight)

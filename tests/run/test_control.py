@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import tospike as ts
-from tospike.errors import OptionError
+from tospike.errors import OptionError, SimulationError
 
 
 @pytest.fixture
@@ -105,3 +105,21 @@ def test_refuses_what_carries_nothing(policy):
         ts.Controller(snn, time_steps=4)
     with pytest.raises(OptionError, match="time_steps"):
         ts.Controller(snn, time_steps=0)
+
+
+def test_a_policy_with_a_pool_and_another_number_of_environments():
+    policy = nn.Sequential(
+        nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Conv1d(4, 4, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(), nn.Linear(8, 2)
+    )
+    snn = ts.convert(policy, ts.CRPI(carry=1.0), calibration=[torch.randn(32, 1, 8)])
+    controller = ts.Controller(snn, time_steps=3)
+    fresh = controller(torch.ones(2, 1, 8))
+    assert not torch.equal(controller(torch.ones(2, 1, 8)), fresh)
+    for wrong in (1, 3):
+        with pytest.raises(SimulationError, match="environments"):
+            controller(torch.ones(wrong, 1, 8))
+    for done in (torch.tensor([True]), [True, False]):
+        with pytest.raises((SimulationError, OptionError)):
+            controller.reset(done)
+    controller.reset()
+    assert controller(torch.ones(3, 1, 8)).shape == (3, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -45,6 +46,7 @@ class Rectifier(nn.Module):
 
 def rewrite(captured: Capture) -> None:
     """Run every pass in its order; what cannot be rewritten is added to ``captured.problems``."""
+    write_elsewhere(captured)
     place_sites(captured)
     drop_identities(captured)
     lift_layers(captured)
@@ -54,6 +56,28 @@ def rewrite(captured: Capture) -> None:
     captured.graph.delete_all_unused_submodules()
     _drop_unused_tensors(captured.graph)
     captured.graph.recompile()
+
+
+def write_elsewhere(captured: Capture) -> None:
+    """Let in-place methods and operators return new tensors: what is constant in time must not be written to at every step."""
+    order = {node: number for number, node in enumerate(captured.graph.graph.nodes)}
+    for node, _ in captured.operations():
+        target = node.target
+        if node.op == "call_method" and str(target).endswith("_") and hasattr(Tensor, str(target)[:-1]):
+            node.target = str(target)[:-1]
+        elif node.op == "call_function" and target in IN_PLACE:
+            node.target = IN_PLACE[target]
+        else:
+            continue
+        written = node.args[0]
+        if isinstance(written, fx.Node):  # who read what was written to, reads the new tensor
+            for user in [user for user in written.users if order[user] > order[node]]:
+                user.replace_input_with(written, node)
+
+
+IN_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul, operator.itruediv: operator.truediv,
+}  # fmt: skip
 
 
 class Function(nn.Module):

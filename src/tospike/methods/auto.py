@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tospike.methods.base import Corrected, Method, Parts, Rule, register
+from tospike.methods.base import Corrected, LeastError, Method, Parts, Rule, register
 from tospike.neurons.model import NeuronModel
-from tospike.parts.histogram import MinimalError
 from tospike.parts.phase import FitCode, Taper
 from tospike.parts.reconstruct import Reconstruct
 from tospike.parts.refiners import ChannelBias, Potential, Refiner, StepBias
@@ -65,10 +64,9 @@ class Auto(Corrected):
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
         neuron, refiners = self._choice()
         # A clip above that of least error leaves room for what comes late; more steps bring finer changes and allow more.
-        levels = self.time_steps * (2 * self.time_steps - 1) if neuron.holds else neuron.counts(self.time_steps)
-        reach = neuron.reach(self.time_steps)
+        levels = self.time_steps * (2 * self.time_steps - 1) if neuron.holds else None
         return Parts(
-            scale=lambda site, _: MinimalError(site, "channel", levels, reach), calibration_batches=self.batches,
+            scale=LeastError(neuron, self.time_steps, levels), calibration_batches=self.batches,
             neuron=neuron, refiners=refiners, time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tospike.errors import is_count, is_within, refuse_unknown, require
+from tospike.errors import is_count, is_within, refuse_unknown, require, require_type
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.neurons.model import NeuronModel
@@ -54,9 +54,18 @@ class Parts:
 
     def __post_init__(self) -> None:
         """Check what can be replaced by `Method.using`."""
+        require_type("neuron", self.neuron, NeuronModel, "a NeuronModel", "Pass neuron=ts.NeuronModel(signed=True).")
+        require_type("refiners", self.refiners, tuple, "a tuple of refiners", "Pass refiners=(ChannelBias(),).")
         needs_t = not self.refiners or is_count(self.time_steps)
         require(
             "the parts",
+            (
+                "scale",
+                self.scale,
+                callable(self.scale),
+                "a method that has a scale, or a function of Site and activation",
+                "ts.LTB()",
+            ),
             ("start", self.start, self.start == 0 or is_within(self.start, 0, 1), "a share of θ in [0, 1]", 0.5),
             ("pool", self.pool, self.pool in ("running", "step"), "'running' or 'step'", "running"),
             ("time_steps", self.time_steps, needs_t, "the T that the refiners run, an integer >= 1", 8),
@@ -69,21 +78,38 @@ Rule = tuple[str, object, bool, str, object]  # see `tospike.errors.Limit`
 Chooser = Callable[[Site, nn.Module], Scale]
 
 
+@dataclass(frozen=True)
+class LeastError:
+    """Chooses the scale of least error for what a neuron can send in T steps, for every channel; see `MinimalError`.
+
+    Attributes:
+        neuron: The neuron; a method with another one put in its place takes the scale for that.
+        time_steps: T.
+        levels: N; what the neuron can tell apart when None.
+        keep: Whether trained thresholds stay as they are.
+    """
+
+    neuron: NeuronModel
+    time_steps: int
+    levels: int | None = None
+    keep: bool = False
+
+    def __call__(self, site: Site, activation: nn.Module) -> Scale:
+        """Return the scale of one Site."""
+        reach = self.neuron.reach(self.time_steps)
+        if self.keep and isinstance(activation, TrainableActivation):
+            return Learned(site, activation, reach)
+        return MinimalError(site, "channel", self.levels or self.neuron.counts(self.time_steps), reach)
+
+
 def least_error(neuron: NeuronModel, time_steps: int) -> Chooser:
-    """Return the scale of least error for what a neuron can send in T steps, for every channel; see `MinimalError`."""
-    return lambda site, _: MinimalError(site, "channel", neuron.counts(time_steps), neuron.reach(time_steps))
+    """Return the scale of least error for every Site."""
+    return LeastError(neuron, time_steps)
 
 
 def as_trained(neuron: NeuronModel, time_steps: int) -> Chooser:
     """Return a scale that keeps the thresholds of trained activations, and is that of least error for all others."""
-    otherwise = least_error(neuron, time_steps)
-
-    def choose(site: Site, activation: nn.Module) -> Scale:
-        if isinstance(activation, TrainableActivation):
-            return Learned(site, activation, neuron.reach(time_steps))
-        return otherwise(site, activation)
-
-    return choose
+    return LeastError(neuron, time_steps, keep=True)
 
 
 class Method(ABC):
@@ -217,7 +243,10 @@ class Using(Method):
 
     def parts(self) -> Parts:
         """Return the parts of the method underneath, with the changes."""
-        return dataclasses.replace(self.base.parts(), **self.changes)
+        parts, changes = self.base.parts(), dict(self.changes)
+        if "neuron" in changes and "scale" not in changes and isinstance(parts.scale, LeastError):
+            changes["scale"] = LeastError(changes["neuron"], parts.scale.time_steps, keep=parts.scale.keep)
+        return dataclasses.replace(parts, **changes)
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the method underneath, and the changes as text."""

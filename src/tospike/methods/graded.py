@@ -55,7 +55,7 @@ class Group(MadeForT):
     ``s(t) = (λ/τ)·clip(⌊v·τ/λ⌋, 0, τ)``: one group sends what a neuron with τ levels sends.
 
     Attributes:
-        time_steps: T that will be run; trained thresholds do not need it.
+        time_steps: T that will be run.
         members: τ.
         batches: Calibration batches.
 
@@ -95,7 +95,7 @@ class MultiThreshold(Measured):
         batches: Calibration batches; None for one pass over the loader.
 
     Source: Huang et al., "Towards high-performance spiking transformers from ANN to SNN conversion", ACM MM 2024 (ECMT). Differs from the
-    paper in: the neuron tracks ReLU of all its input, so that it never sends a negative sum; θ is the maximum, not a percentile.
+    paper in: the neuron tracks ReLU of all its input, so that it does not follow a negative charge; θ is the maximum, not a percentile.
 
     Example:
         >>> MultiThreshold(sizes=6).parts().start

@@ -101,7 +101,7 @@ class MinimalError(Scale):
             raise CalibrationError(
                 "Too few calibration data for a histogram", where=f"Site {self.site.name} ({self.site.operation.where})",
                 got=f"{self.seen} activations for each threshold", expected=f"at least {self.levels}, the number of levels",
-                remedy="Calibrate on more samples, or share thresholds more widely: granularity='layer'.",
+                remedy="Calibrate on more samples: raise batches=, or let the loader yield more.",
             )  # fmt: skip
         return best_clip(self.mass, self.top, self.levels).reshape(self.theta.shape) / self.reach
 

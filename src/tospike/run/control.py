@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tospike.errors import OptionError, is_count, require
+from tospike.errors import OptionError, SimulationError, is_count, require, require_type
 from tospike.neurons.modules import Neuron, State
 from tospike.run.network import SNN
 from tospike.run.simulate import Run, checked_inputs, last
@@ -40,6 +40,7 @@ class Controller:
     """
 
     def __init__(self, snn: SNN, *, time_steps: int, steps_per_call: int | None = None) -> None:
+        require_type("snn", snn, SNN, "an SNN", "Pass what ts.convert returned.")
         self.snn, self.steps, self.carry = snn, time_steps, snn.conversion.carry
         self.chunk = steps_per_call or time_steps
         require(
@@ -61,8 +62,19 @@ class Controller:
         inputs = checked_inputs(self.snn, x)
         if not self.carry:
             return self.snn(inputs, time_steps=self.steps, steps_per_call=self.chunk)
+        count = len(next(iter(inputs.values())))
+        held = next((len(state.potential) for state in self._state.values()), count)
+        if held != count:
+            raise SimulationError(
+                "The number of environments has changed", got=f"{count} observations", expected=f"{held}, as before",
+                remedy="Call reset() first.",
+            )  # fmt: skip
         output = last(Run(self.snn, inputs, state=self._state).read_outs([self.steps], {self.steps: 0}, self.chunk))
-        self._state = {key: self._neuron(key).carried(state, self.carry) for key, state in self._state.items()}
+        self._state = {
+            key: self._neuron(key).carried(state, self.carry)
+            for key, state in self._state.items()
+            if isinstance(state, State)
+        }
         return output
 
     def reset(self, done: Tensor | None = None) -> None:
@@ -74,6 +86,12 @@ class Controller:
         if done is None:
             self._state = {}
             return
+        require_type("done", done, Tensor, "booleans [N]", "Pass torch.tensor([True, False]), or nothing for all.")
+        held = next((len(state.potential) for state in self._state.values()), len(done))
+        if done.shape != (held,):
+            raise SimulationError(
+                "`done` does not fit the environments", got=str(tuple(done.shape)), expected=f"({held},)", remedy="Pass one boolean for each."
+            )  # fmt: skip
         for key, state in self._state.items():
             chosen = done.to(state.potential.device).reshape(-1, *[1] * (state.potential.ndim - 1))
             fresh = self._neuron(key).initial(state.potential)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED
+from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED, is_weighted
 
 
 def multiply_adds(module: nn.Module, x: Tensor, y: Tensor) -> int:
@@ -68,6 +68,10 @@ class Counts:
         self._t = 0
         self._sums = {}
 
+    def end(self) -> None:
+        """Forget what is only needed within a run."""
+        self._sums = {}
+
     def watch(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
         """Count what one node of the body did in a chunk."""
         if "site" in node.meta:
@@ -85,7 +89,8 @@ class Counts:
                     return
                 share = self._active(node, node.all_input_nodes[0], args[0], steps) / (args[0].numel() / steps)
                 self._add(self.operations, node.meta["operation"].path, share * work)
-        elif node.op == "call_function" and getattr(node.target, "__name__", "").startswith(("conv", "linear")):
+                return
+        if owner is not None and is_weighted(owner, node):
             self.uncounted.add(node.meta["operation"].where)
 
     def advance(self, steps: int) -> None:
@@ -117,7 +122,7 @@ class Counts:
             self._sums[node.name] = sums[-1]
             done = torch.arange(self._t, self._t + steps, device=x.device).clamp_min(1)[:, None]
             changes = values - sums[:-1] / done
-            rounding = 1e-5 * values.abs().amax()  # far below θ/2^(K−1), the smallest spike
+            rounding = 32 * torch.finfo(x.dtype).eps * values.abs().amax()  # far below θ/2^(K−1), the smallest spike
             values = changes.masked_fill(changes.abs() < rounding, 0.0)
         return torch.count_nonzero(values, dim=1).double().cpu()
 

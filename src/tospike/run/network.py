@@ -25,7 +25,8 @@ class Conversion:
         sites: The Sites, in the order of execution.
         thresholds: θ of each Site by name, broadcastable to one sample, in units of the ANN's activation.
         start: Initial potential as a share of θ, before refinement.
-        neuron: Which neuron stands at every Site.
+        neuron: Which neuron the method places at every Site.
+        neurons: Which one stands at each Site by name; refiners may have changed its code.
         reference: What the SNN approaches as T grows: ``"ANN clipped at its thresholds"`` or ``"quantised ANN"``.
         rebuilt_difference: Largest difference between the rebuilt graph before spiking and the ANN, relative to the
             ANN's largest output.
@@ -45,6 +46,7 @@ class Conversion:
     settings: dict[str, Any]
     sites: tuple[Site, ...]
     thresholds: dict[str, Tensor]
+    neurons: dict[str, NeuronModel]
     start: float
     neuron: NeuronModel
     reference: str

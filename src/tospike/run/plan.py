@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -47,10 +48,8 @@ class Plan:
     @classmethod
     def of(cls, graph: fx.GraphModule, inputs: tuple[str, ...]) -> Plan:
         """Split a graph at its Sites."""
-        sites = site_nodes(graph)
-        behind, before = reach(graph.graph, sites)
-        nodes = list(graph.graph.nodes)
-        body = {node for node in nodes if node in sites or (node in behind and node in before)}
+        behind, _ = reach(graph.graph, site_nodes(graph))
+        nodes, body = list(graph.graph.nodes), stepped(graph)
         tail = {node for node in nodes if node in behind and node not in body}
         tail |= {node for node in nodes if node.op == "output"}
         static = [node for node in nodes if node not in behind and node not in body and node not in tail]
@@ -81,11 +80,11 @@ class Plan:
         """
         values: Values = {}
         for node in self.body:
-            for source in node.all_input_nodes:
+            for source in node.all_input_nodes if "site" not in node.meta else ():
                 if source not in values:
-                    values[source] = static[source] if "site" in node.meta else _repeat(source, static[source], steps)
+                    values[source] = _repeat(source, static[source], steps)
             if "site" in node.meta:
-                value = self._fire(node, node.all_input_nodes[0] in static, values, state, steps)
+                value = self._fire(node, static, values, state, steps)
             elif node.meta.get("incremental"):
                 key = f"incremental {node.name}"
                 value, state[key] = increment(self.graph, node, values, state.get(key) or Running(), steps)
@@ -93,14 +92,15 @@ class Plan:
                 value = call(self.graph, node, values)
             values[node] = value
             if watch is not None:
-                watch(node, tuple(values[source] for source in node.all_input_nodes), value, steps)
-            if "site" in node.meta and node.all_input_nodes[0] in static:
-                del values[node.all_input_nodes[0]]  # held without its time axis
+                watch(node, tuple(values.get(source) for source in node.all_input_nodes), value, steps)
         return {node: values[node].unflatten(0, (steps, -1)) for node in self.carried}
 
-    def _fire(self, node: fx.Node, constant: bool, values: Values, state: dict[str, Any], steps: int) -> Tensor:
-        current = values[node.all_input_nodes[0]]
-        currents = current.expand(steps, *current.shape) if constant else current.unflatten(0, (steps, -1))
+    def _fire(self, node: fx.Node, static: Values, values: Values, state: dict[str, Any], steps: int) -> Tensor:
+        (source,) = node.all_input_nodes
+        constant = static.get(source)
+        currents = (
+            values[source].unflatten(0, (steps, -1)) if constant is None else constant.expand(steps, *constant.shape)
+        )
         neuron, key = self._neuron(node), str(node.target)
         if key not in state:
             state[key] = neuron.initial(currents[0])
@@ -160,6 +160,17 @@ class Plan:
         for node in self.tail:
             values[node] = call(self.graph, node, values)
         return values[self.tail[-1]]
+
+
+def stepped(graph: fx.GraphModule) -> set[fx.Node]:
+    """Return the nodes that are stepped: the Sites, and what lies between them; of a tuple also its parts, which are carried one by one."""
+    sites = site_nodes(graph)
+    behind, before = reach(graph.graph, sites)
+    body = {node for node in graph.graph.nodes if node in sites or (node in behind and node in before)}
+    for node in graph.graph.nodes:
+        if node.target is operator.getitem and node.all_input_nodes[0] in body:
+            body.add(node)
+    return body
 
 
 def is_size(node: fx.Node) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from tospike.errors import DataError, Problem, SimulationError
+from tospike.errors import DataError, Problem, SimulationError, require_type
 from tospike.graph.batches import Inputs, split_batch
 from tospike.run.counts import Counts
 from tospike.run.plan import Values, zeros_like
@@ -60,6 +61,9 @@ def simulate(
         >>> [t for t, y in ts.simulate(snn, torch.randn(3, 2), time_steps=8, checkpoints=(2, 8))]
         [2, 8]
     """
+    require_type(
+        "checkpoints", checkpoints, (Iterable, NoneType), "steps after which to read out", "Pass checkpoints=(4, 8)."
+    )
     marks = ordered(checkpoints or (time_steps,))
     delays = check_run(snn.conversion, marks, time_steps, delay, steps_per_call, engine)
     inputs = checked_inputs(snn, x)
@@ -152,6 +156,8 @@ class Run:
                 if t + 1 in delays:
                     yield t + 1, self._read(sums, at_delay[delays[t + 1]], t + 1 - delays[t + 1])
             done += steps
+        if self.counts is not None:
+            self.counts.end()
 
     def settled(self, marks: Sequence[int], *, stepped: bool = False) -> Iterator[tuple[int, Any]]:
         """Yield the output of synchronous neurons for each T, which is a run of its own; step through it when asked to."""
