@@ -96,14 +96,18 @@ def convert(
         if isinstance(calibration, Tensor):
             raise CalibrationError("The calibration data are one tensor, not batches", got=str(tuple(calibration.shape)),
                                    expected="an iterable of batches", remedy="Pass calibration=[x], or a DataLoader.")  # fmt: skip
-        first = example_of(ann, _first(calibration))
+        with _seeded(seed):
+            first = example_of(ann, _first(calibration))
         example = recursively_apply(lambda value: value[:EXAMPLE_SAMPLES] if value.ndim else value, first)
     if example is None and calibration is None:
         example = move(getattr(ann, "example", None), _device(ann))  # `prepare` leaves one
     found = [
         _convert(ann, candidate, calibration, example, analog, seed, progress) for candidate in chosen.candidates()
     ]
-    return found[0] if len(found) == 1 else _nearest(ann, found, calibration, parts)
+    if len(found) == 1:
+        return found[0]
+    with _seeded(seed):
+        return _nearest(ann, found, calibration, parts)
 
 
 def _convert(
@@ -124,8 +128,7 @@ def _convert(
     in_analog = _mark_analog(captured)
     if parts.pool == "running" or parts.neuron.synchronous:  # counts know no single steps
         _pool_running_sums(captured)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with _seeded(seed):
         found = calibrate(captured, parts, calibration, progress=progress)
     neurons = _place_neurons(captured, found, parts, seed)
     if parts.refiners:
@@ -150,6 +153,7 @@ def _convert(
         seed=seed,
         analog=in_analog,
         carry=parts.carry,
+        members=parts.members,
         depth=_depth(captured),
     )
     return SNN(captured.graph.eval().requires_grad_(False), captured.inputs, conversion).eval()
@@ -171,8 +175,7 @@ def _nearest(ann: nn.Module, snns: Sequence[SNN], calibration: Iterable[Any] | N
 
 def _refine(captured: Capture, parts: Parts, calibration: Iterable[Any] | None, seed: int, progress: bool) -> None:
     assert calibration is not None  # refused above
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with _seeded(seed):
         batches = [inputs_of(captured, batch, n) for n, batch in enumerate(cycle(calibration, parts.refine_batches), 1)]
         try:
             refine(captured.graph, parts.refiners, batches, parts.time_steps, progress=progress)
@@ -183,6 +186,14 @@ def _refine(captured: Capture, parts: Parts, calibration: Iterable[Any] | None, 
                 expected="batches shaped like the example", remedy="Let the loader yield batches shaped like the example; "
                 "out of memory, lower refine_batches or T.",
             ) from error  # fmt: skip
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Draw random numbers from a seed, and leave the caller's generators as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def _device(ann: nn.Module) -> torch.device:

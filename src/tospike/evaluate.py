@@ -50,7 +50,7 @@ class Result:
         spikes: What one step of a neuron carries: ``"binary"``, ``"ternary"`` or ``"graded"``.
         capacity: How many levels of each sign one step can carry.
         calibration_samples: Images that the thresholds were measured on.
-        neurons_added: Neurons of pooled copies, for one sample.
+        neurons_added: Neurons of pooled copies and groups, for one sample.
         latency: Steps from the first input to the last output by T; more than T where layers wait for each other.
         exits: By confidence: the headline score when each sample stops at the first T of the curve with that much confidence, and
             ``"steps"``, the T at which samples stopped, on average.

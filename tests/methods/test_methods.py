@@ -310,3 +310,17 @@ def test_the_record_says_what_stands_at_each_site():
     for name, neuron in neurons.items():
         assert snn.conversion.neurons[name] == neuron.model
         assert torch.equal(snn.conversion.thresholds[name], neuron.threshold)
+
+
+def test_neurons_of_a_group_are_counted_as_added():
+    snn = ts.convert(_Residual().eval(), ts.Group(time_steps=2, members=4), calibration=[torch.randn(8, 1, 8, 8)])
+    assert snn.conversion.neurons_added == 3 * sum(site.neurons for site in snn.conversion.sites)
+
+
+def test_the_generator_of_the_caller_stays_where_it_was():
+    ann, loader = _Residual().eval(), torch.utils.data.DataLoader(torch.randn(64, 1, 8, 8), 16, shuffle=True)
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    ts.convert(ann, ts.Auto(time_steps=4), calibration=loader)
+    assert torch.equal(torch.rand(3), wanted)

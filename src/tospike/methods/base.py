@@ -36,6 +36,7 @@ class Parts:
         time_steps: T that the refiners run; 0 without any.
         carry: Share of what the neurons of one input left over that `Controller` carries over to the next.
         refine_batches: Calibration batches that the refiners see.
+        members: Neurons that stand for one activation, computed as one.
         activation: Returns the trainable activation that `prepare` puts at a Site; None if the method does not train.
         average_pool: Whether `prepare` replaces max-pools by average pools.
     """
@@ -49,6 +50,7 @@ class Parts:
     time_steps: int = 0
     refine_batches: int = 4
     carry: float = 0.0
+    members: int = 1
     activation: Callable[[Site], TrainableActivation] | None = None
     average_pool: bool = False
 
@@ -70,6 +72,7 @@ class Parts:
             ("pool", self.pool, self.pool in ("running", "step"), "'running' or 'step'", "running"),
             ("time_steps", self.time_steps, needs_t, "the T that the refiners run, an integer >= 1", 8),
             ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 4),
+            ("members", self.members, is_count(self.members), "an integer >= 1", 4),
             ("carry", self.carry, self.carry == 0 or is_within(self.carry, 0, 1), "a share in [0, 1]", 0.5),
         )
 

@@ -80,7 +80,7 @@ class Group(MadeForT):
         """Keep trained thresholds, or fit them to τ·T levels; start at half a level."""
         neuron = NeuronModel(capacity=self.members)
         scale = as_trained(neuron, self.time_steps)
-        return Parts(scale=scale, calibration_batches=self.batches, neuron=neuron)
+        return Parts(scale=scale, calibration_batches=self.batches, neuron=neuron, members=self.members)
 
 
 @register("multi-threshold")

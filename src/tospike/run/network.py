@@ -33,12 +33,13 @@ class Conversion:
         delay: Estimate of the first step worth reading out; None without calibration data.
         log: Relative change of each Site's mean threshold, one number per calibration batch.
         dead: Number of channels per Site that no calibration sample activated; they took the layer's median threshold.
-        neurons_added: Neurons of pooled copies, for one sample.
+        neurons_added: Neurons of pooled copies and groups, for one sample.
         calibration_batches, calibration_samples: What the thresholds were measured on.
         seed: Seed of the calibration.
         inputs: Shape of one sample of each input.
         analog: Operations that run in analog, with their places.
         carry: Share of what is left over that `Controller` carries from one input to the next.
+        members: Neurons that stand for one activation, computed as one.
         depth: Number of Sites on the longest way through the network.
     """
 
@@ -60,12 +61,14 @@ class Conversion:
     seed: int = 0
     analog: tuple[str, ...] = ()
     carry: float = 0.0
+    members: int = 1
     depth: int = 0
 
     @property
     def neurons_added(self) -> int:
-        """Neurons of pooled copies, for one sample."""
-        return sum(site.neurons for site in self.sites if site.copy_of)
+        """Neurons of pooled copies and of groups beyond one for each activation, for one sample."""
+        copies = sum(site.neurons for site in self.sites if site.copy_of)
+        return copies + (self.members - 1) * sum(site.neurons for site in self.sites)
 
 
 class SNN(nn.Module):
