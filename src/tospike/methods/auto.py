@@ -24,8 +24,8 @@ class Auto(Corrected):
 
     Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
     from T = 16 on a bias per channel and step. Ternary: signed neurons, weights fitted, a bias per channel; phase code, finer in front
-    than behind, or the code that fits each layer best, whichever comes closer to the ANN on the calibration data. Graded: 15 levels per step, signed from T = 2
-    on, without corrections.
+    than behind, or the code that fits each layer best, whichever comes closer to the ANN on the calibration data. Graded: 15 levels per step, without corrections;
+    from T = 2 on signed and in phase code of ratio 1/2, whose first step reaches all that an activation can be.
 
     Attributes:
         time_steps: T that will be run.
@@ -63,10 +63,14 @@ class Auto(Corrected):
     def parts(self) -> Parts:
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
         neuron, refiners = self._choice()
-        # A clip above that of least error leaves room for what comes late; more steps bring finer changes and allow more.
-        levels = self.time_steps * (2 * self.time_steps - 1) if neuron.holds else None
+        levels = reach = None
+        if neuron.spikes == "graded":
+            reach = float(neuron.capacity)  # of one step: later ones refine it
+        elif neuron.holds:
+            # A clip above that of least error leaves room for what comes late; more steps bring finer changes and allow more.
+            levels = self.time_steps * (2 * self.time_steps - 1)
         return Parts(
-            scale=LeastError(neuron, self.time_steps, levels), calibration_batches=self.batches,
+            scale=LeastError(neuron, self.time_steps, levels, reach), calibration_batches=self.batches,
             neuron=neuron, refiners=refiners, time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip
 
@@ -79,5 +83,6 @@ class Auto(Corrected):
                 return NeuronModel(signed=True), (Reconstruct(), ChannelBias())
             choice = FitCode() if self.code == "fit" else Taper()
             return NeuronModel(signed=True, code="phase"), (Reconstruct(), choice, ChannelBias())
-        signed = self.time_steps > 1  # with one step there is nothing to take back
-        return NeuronModel(capacity=LEVELS // 2 if signed else LEVELS - 1, signed=signed), ()
+        if self.time_steps == 1:  # there is nothing to take back
+            return NeuronModel(capacity=LEVELS - 1), ()
+        return NeuronModel(capacity=LEVELS // 2, signed=True, code="phase", ratio=0.5), ()

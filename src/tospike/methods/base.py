@@ -89,17 +89,19 @@ class LeastError:
         neuron: The neuron; a method with another one put in its place takes the scale for that.
         time_steps: T.
         levels: N; what the neuron can tell apart when None.
+        reach: Largest mean emission that the threshold is made for, as a share of θ; that of the neuron over T steps when None.
         keep: Whether trained thresholds stay as they are.
     """
 
     neuron: NeuronModel
     time_steps: int
     levels: int | None = None
+    reach: float | None = None
     keep: bool = False
 
     def __call__(self, site: Site, activation: nn.Module) -> Scale:
         """Return the scale of one Site."""
-        reach = self.neuron.reach(self.time_steps)
+        reach = self.reach or self.neuron.reach(self.time_steps)
         if self.keep and isinstance(activation, TrainableActivation):
             return Learned(site, activation, reach)
         return MinimalError(site, "channel", self.levels or self.neuron.counts(self.time_steps), reach)
