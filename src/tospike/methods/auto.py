@@ -24,8 +24,8 @@ class Auto(Corrected):
 
     Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
     from T = 16 on a bias per channel and step. Ternary: signed neurons, weights fitted, a bias per channel; phase code, finer in front
-    than behind, or the code that fits each layer best, whichever comes closer to the ANN on the calibration data. Graded: 15 levels per step, without corrections;
-    from T = 2 on signed and in phase code of ratio 1/2, whose first step reaches all that an activation can be.
+    than behind, or the code that fits each layer best, whichever comes closer to the ANN on the calibration data. Graded: 15 levels
+    per step, without corrections; from T = 2 on signed and in phase code of ratio 1/2, whose first step reaches all activations.
 
     Attributes:
         time_steps: T that will be run.
