@@ -201,7 +201,8 @@ def table(rows, text, work):
     marked = 8 if 8 in steps else steps[-1]
     lines = [
         *text, "",
-        "| method | spikes | code | levels of one step | images | waits | " + " | ".join(f"T={t}" for t in steps) + f" | spikes, T={marked} | SOP/MAC, T={marked} |",
+        "| method | spikes | code | levels of one step | images | waits | " + " | ".join(f"T={t}" for t in steps)
+        + f" | spikes, T={marked} | SOP/MAC, T={marked} |",
         "|---|---|---|---|---|---|" + "---|" * (len(steps) + 2),
     ]  # fmt: skip
     for label, group in grouped(rows).items():
