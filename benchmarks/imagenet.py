@@ -86,7 +86,7 @@ def table(found, samples):
     steps = sorted({int(t) for row in found for t in row["at"]})
     lines = [
         f"EfficientNet-Lite0, ImageNet weights, 224 x 224: share of {samples} random crops of 20 pictures on which SNN and ANN name the same of 1,000",
-        "classes, in %. T counts every simulated step; rows that wait need T steps for each of 33 layers. Spikes: per neuron for one image at the",
+        "classes, in %. T counts every simulated step; rows that wait need T steps for each layer. Spikes: per neuron for one image at the",
         f"largest T of the row. {made_by('python benchmarks/imagenet.py')} Seed 0.",
         "",
         "| method | spikes | code | waits | " + " | ".join(f"T={t}" for t in steps) + " | spikes |",

@@ -107,6 +107,13 @@ CASES = {
         lambda: ts.convert(ts.prepare(net(), ts.QCFS(), example=X), ts.QCFS().using(refiners=(ChannelBias(),), time_steps=4)),
         CalibrationError, "data"),
     "text for the start": (lambda: ts.LTB().using(start="x").parts(), OptionError, "start"),
+    "number for a scale": (lambda: ts.LTB().using(scale=1.0).parts(), OptionError, "scale"),
+    "one refiner for a tuple": (lambda: ts.LTB().using(refiners=ChannelBias()).parts(), OptionError, "refiners"),
+    "text for a neuron": (lambda: ts.LTB().using(neuron="signed").parts(), OptionError, "neuron"),
+    "number for levels of confidence": (
+        lambda: ts.evaluate(converted(), [(X, Y)], time_steps=(2,), confidence=0.9), OptionError, "confidence"),
+    "number for checkpoints": (lambda: list(ts.simulate(converted(), X, time_steps=4, checkpoints=4)), OptionError, "checkpoints"),
+    "ANN for a controller": (lambda: ts.Controller(net(), time_steps=4), OptionError, "snn"),
     "unknown pooling": (lambda: ts.LTB().using(pool="max").parts(), OptionError, "pool"),
     "test loader None": (lambda: ts.evaluate(converted(), None), OptionError, "loader"),
     "ANN for an SNN": (lambda: ts.evaluate(net(), [(X, Y)]), OptionError, "snn"),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tospike.errors import is_count, is_within, refuse_unknown, require, require_type
+from tospike.errors import OptionError, is_count, is_within, refuse_unknown, require, require_type
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.neurons.model import NeuronModel
@@ -56,18 +56,14 @@ class Parts:
 
     def __post_init__(self) -> None:
         """Check what can be replaced by `Method.using`."""
+        if not callable(self.scale):
+            raise OptionError("`scale` is of the wrong kind", got=repr(self.scale)[:80], expected="a method, or a function of Site and activation",
+                              remedy="Pass scale=ts.LTB(), or write one as CONTRIBUTING.md shows.")  # fmt: skip
         require_type("neuron", self.neuron, NeuronModel, "a NeuronModel", "Pass neuron=ts.NeuronModel(signed=True).")
         require_type("refiners", self.refiners, tuple, "a tuple of refiners", "Pass refiners=(ChannelBias(),).")
         needs_t = not self.refiners or is_count(self.time_steps)
         require(
             "the parts",
-            (
-                "scale",
-                self.scale,
-                callable(self.scale),
-                "a method that has a scale, or a function of Site and activation",
-                "ts.LTB()",
-            ),
             ("start", self.start, self.start == 0 or is_within(self.start, 0, 1), "a share of θ in [0, 1]", 0.5),
             ("pool", self.pool, self.pool in ("running", "step"), "'running' or 'step'", "running"),
             ("time_steps", self.time_steps, needs_t, "the T that the refiners run, an integer >= 1", 8),
@@ -105,16 +101,6 @@ class LeastError:
         if self.keep and isinstance(activation, TrainableActivation):
             return Learned(site, activation, reach)
         return MinimalError(site, "channel", self.levels or self.neuron.counts(self.time_steps), reach)
-
-
-def least_error(neuron: NeuronModel, time_steps: int) -> Chooser:
-    """Return the scale of least error for every Site."""
-    return LeastError(neuron, time_steps)
-
-
-def as_trained(neuron: NeuronModel, time_steps: int) -> Chooser:
-    """Return a scale that keeps the thresholds of trained activations, and is that of least error for all others."""
-    return LeastError(neuron, time_steps, keep=True)
 
 
 class Method(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tospike.methods.base import Corrected, Parts, least_error, register
+from tospike.methods.base import Corrected, LeastError, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.reconstruct import Reconstruct
 from tospike.parts.refiners import ChannelBias, Potential
@@ -33,7 +33,7 @@ class LightCalibration(Corrected):
     def parts(self) -> Parts:
         """Fit thresholds to T levels; start at half the threshold; correct the bias."""
         return Parts(
-            scale=least_error(NeuronModel(), self.time_steps), calibration_batches=self.batches,
+            scale=LeastError(NeuronModel(), self.time_steps), calibration_batches=self.batches,
             refiners=(ChannelBias(),), time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tospike.errors import is_count, is_within
-from tospike.methods.base import Corrected, Parts, Rule, as_trained, register
+from tospike.methods.base import Corrected, LeastError, Parts, Rule, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import StepBias
 
@@ -47,6 +47,6 @@ class FTBC(Corrected):
         """Fit thresholds to T levels; start at half the threshold; correct the bias of every step."""
         binary = NeuronModel()
         return Parts(
-            scale=as_trained(binary, self.time_steps), calibration_batches=self.batches,
+            scale=LeastError(binary, self.time_steps, keep=True), calibration_batches=self.batches,
             refiners=(StepBias(self.rounds, self.rate),), time_steps=self.time_steps, refine_batches=self.refine_batches,
         )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tospike.errors import is_count
-from tospike.methods.base import MadeForT, Measured, Parts, Rule, as_trained, least_error, register
+from tospike.methods.base import LeastError, MadeForT, Measured, Parts, Rule, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import GaussianPoint
 from tospike.parts.scales import Percentile
@@ -44,7 +44,7 @@ class Burst(MadeForT):
     def parts(self) -> Parts:
         """Fit thresholds to K·T levels; start at half the threshold."""
         neuron = NeuronModel(capacity=self.capacity)
-        return Parts(scale=least_error(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron)
+        return Parts(scale=LeastError(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron)
 
 
 @register("group")
@@ -79,7 +79,7 @@ class Group(MadeForT):
     def parts(self) -> Parts:
         """Keep trained thresholds, or fit them to τ·T levels; start at half a level."""
         neuron = NeuronModel(capacity=self.members)
-        scale = as_trained(neuron, self.time_steps)
+        scale = LeastError(neuron, self.time_steps, keep=True)
         return Parts(scale=scale, calibration_batches=self.batches, neuron=neuron, members=self.members)
 
 

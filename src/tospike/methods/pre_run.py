@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tospike.errors import is_count
-from tospike.methods.base import MadeForT, Parts, Rule, as_trained, register
+from tospike.methods.base import LeastError, MadeForT, Parts, Rule, register
 from tospike.neurons.model import Correction, NeuronModel, PreRun
 
 
@@ -29,7 +29,7 @@ class _PreRun(MadeForT):
     def parts(self) -> Parts:
         """Keep trained thresholds, or fit them to the steps behind the pre-run; start at half the threshold."""
         neuron = NeuronModel(pre=PreRun(self.pre_steps, self.correction))
-        scale = as_trained(neuron, self.time_steps - self.pre_steps)
+        scale = LeastError(neuron, self.time_steps - self.pre_steps, keep=True)
         return Parts(scale=scale, calibration_batches=self.batches, neuron=neuron)
 
 

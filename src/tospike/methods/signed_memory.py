@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tospike.methods.base import Corrected, Measured, Parts, least_error, register
+from tospike.methods.base import Corrected, LeastError, Measured, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import ChannelBias
 from tospike.parts.scales import Percentile
@@ -58,6 +58,6 @@ class Ternary(Corrected):
         """Fit thresholds to T levels; start at half the threshold; correct the bias."""
         neuron = NeuronModel(signed=True)
         return Parts(
-            scale=least_error(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron, refiners=(ChannelBias(),), time_steps=self.time_steps,
+            scale=LeastError(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron, refiners=(ChannelBias(),), time_steps=self.time_steps,
             refine_batches=self.refine_batches,
         )  # fmt: skip

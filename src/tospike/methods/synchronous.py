@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tospike.methods.base import Corrected, MadeForT, Parts, as_trained, register
+from tospike.methods.base import Corrected, LeastError, MadeForT, Parts, register
 from tospike.neurons.model import NeuronModel
 from tospike.parts.refiners import ShiftScale
 
@@ -18,7 +18,9 @@ class _Synchronous(MadeForT):
     def parts(self) -> Parts:
         """Keep trained thresholds, or fit them to the levels of T steps; start at half a level."""
         neuron = self.model()
-        return Parts(scale=as_trained(neuron, self.time_steps), calibration_batches=self.batches, neuron=neuron)
+        return Parts(
+            scale=LeastError(neuron, self.time_steps, keep=True), calibration_batches=self.batches, neuron=neuron
+        )
 
 
 @register("parallel")
