@@ -240,6 +240,7 @@ def plot(rows, axis, path):
         ylabel="points below the ANN",
     )
     axes.set_xscale("log", base=2)
+    axes.set_xlim(right={"T": None, "N": 1024}[axis])  # the bits of a count go on to billions
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
