@@ -9,14 +9,17 @@ from tospike.evaluate import evaluate as evaluate
 from tospike.methods import COS as COS
 from tospike.methods import CRPI as CRPI
 from tospike.methods import FTBC as FTBC
+from tospike.methods import LSQ as LSQ
 from tospike.methods import LTB as LTB
 from tospike.methods import METHODS as METHODS
 from tospike.methods import OPI as OPI
 from tospike.methods import QCFS as QCFS
 from tospike.methods import RMP as RMP
+from tospike.methods import RNL as RNL
 from tospike.methods import RTS as RTS
 from tospike.methods import SNM as SNM
 from tospike.methods import SRP as SRP
+from tospike.methods import TCL as TCL
 from tospike.methods import TPP as TPP
 from tospike.methods import AdvancedCalibration as AdvancedCalibration
 from tospike.methods import Auto as Auto
@@ -32,6 +35,7 @@ from tospike.methods import MultiThreshold as MultiThreshold
 from tospike.methods import Parallel as Parallel
 from tospike.methods import Parts as Parts
 from tospike.methods import RobustNorm as RobustNorm
+from tospike.methods import SlipReLU as SlipReLU
 from tospike.methods import Ternary as Ternary
 from tospike.methods import method as method
 from tospike.neurons import NeuronModel as NeuronModel

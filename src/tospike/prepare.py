@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from tospike.errors import CaptureError, OptionError, UnsupportedOperationError
+from tospike.calibrate import calibrate
+from tospike.errors import CalibrationError, CaptureError, OptionError, UnsupportedOperationError
 from tospike.graph.capture import Capture, Site, capture
 from tospike.graph.kinds import Kind
 from tospike.graph.rewrite import IDENTITIES, place_sites
@@ -18,7 +19,9 @@ from tospike.methods.base import Method
 _AVERAGE = {"maxpool1d": nn.AvgPool1d, "maxpool2d": nn.AvgPool2d, "maxpool3d": nn.AvgPool3d}
 
 
-def prepare(ann: nn.Module, method: Method, *, example: Any) -> nn.Module:
+def prepare(
+    ann: nn.Module, method: Method, *, example: Any, calibration: Iterable[Any] | None = None, progress: bool = True
+) -> nn.Module:
     """Return a trainable copy of a network with the method's activation at every Site.
 
     The copy is captured in eval mode, so branches that exist only in training (auxiliary heads) are not part of it; it is
@@ -28,9 +31,12 @@ def prepare(ann: nn.Module, method: Method, *, example: Any) -> nn.Module:
         ann: The network; it is not changed, and its weights are the starting point.
         method: A method that trains, e.g. ``ts.QCFS(levels=4)``.
         example: One batch of inputs ``[N, ...]``.
+        calibration: Batches of inputs, for methods that measure the thresholds that training starts from.
+        progress: Show a progress bar during long measurements.
 
     Raises:
-        OptionError: The method has nothing to train.
+        OptionError: The method has nothing to train, or no thresholds fit a Site.
+        CalibrationError: The method measures thresholds, and there are no data that serve.
         CaptureError: The network cannot be captured, or has no activation.
         UnsupportedOperationError: A max-pool cannot become an average pool.
 
@@ -46,13 +52,14 @@ def prepare(ann: nn.Module, method: Method, *, example: Any) -> nn.Module:
             f"The method {method.name!r} is training-free", got=f"{method}", expected="a method that trains, e.g. QCFS",
             remedy="Skip prepare() and call convert(ann, method, calibration=loader).",
         )  # fmt: skip
+    thresholds = _measured(ann, parts.initial, method, calibration, example, progress) if parts.initial else {}
     captured = capture(ann, example)
     make = parts.activation
 
     def slot(site: Site, activation: nn.Module) -> nn.Module:
         if not site.operation.verdict.is_rectifier:
             return activation
-        trainable = make(site)
+        trainable = make(site, thresholds.get(site.name))
         trainable.method = method
         return trainable
 
@@ -69,6 +76,21 @@ def prepare(ann: nn.Module, method: Method, *, example: Any) -> nn.Module:
         name: value[:1].cpu() for name, value in captured.example.items()
     }  # what `convert` captures it with
     return prepared  # type: ignore[no-any-return]
+
+
+def _measured(
+    ann: nn.Module, initial: Method, method: Method, calibration: Iterable[Any] | None, example: Any, progress: bool
+) -> dict[str, Tensor]:
+    """Return the thresholds that training starts from, by the name of the Site."""
+    if calibration is None:
+        raise CalibrationError(
+            f"The method {method.name!r} measures the thresholds that training starts from", got="calibration=None",
+            expected="an iterable of batches", remedy="Pass calibration=loader, or a number: initial=8.0.",
+        )  # fmt: skip
+    captured = capture(ann, example)
+    place_sites(captured)
+    parts = initial.parts()
+    return calibrate(captured, parts, calibration, progress=progress).thresholds
 
 
 def no_sites(captured: Capture) -> CaptureError:

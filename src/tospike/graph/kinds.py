@@ -46,6 +46,10 @@ class TrainableActivation(nn.Module):
         """The learned threshold θ > 0, a scalar or ``[C]``, in units of the activation."""
         raise NotImplementedError(f"{type(self).__name__} must define `threshold`")
 
+    def penalty(self) -> Tensor | None:
+        """Return what training adds to the loss for this activation, a scalar; None if nothing."""
+        return None
+
 
 @dataclass(frozen=True)
 class Verdict:

@@ -28,3 +28,7 @@ from tospike.methods.synchronous import TPP as TPP
 from tospike.methods.synchronous import BitWeighted as BitWeighted
 from tospike.methods.synchronous import FirstSpike as FirstSpike
 from tospike.methods.synchronous import Parallel as Parallel
+from tospike.methods.trained import LSQ as LSQ
+from tospike.methods.trained import RNL as RNL
+from tospike.methods.trained import TCL as TCL
+from tospike.methods.trained import SlipReLU as SlipReLU

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from tospike.errors import OptionError, is_count, is_within, refuse_unknown, require, require_type
 from tospike.graph.capture import Site
@@ -37,7 +37,9 @@ class Parts:
         carry: Share of what the neurons of one input left over that `Controller` carries over to the next.
         refine_batches: Calibration batches that the refiners see.
         members: Neurons that stand for one activation, computed as one.
-        activation: Returns the trainable activation that `prepare` puts at a Site; None if the method does not train.
+        activation: Returns the trainable activation that `prepare` puts at a Site, given the threshold that `initial` measured there;
+            None if the method does not train.
+        initial: Method whose thresholds training starts from; None where settings say them.
         average_pool: Whether `prepare` replaces max-pools by average pools.
     """
 
@@ -51,7 +53,8 @@ class Parts:
     refine_batches: int = 4
     carry: float = 0.0
     members: int = 1
-    activation: Callable[[Site], TrainableActivation] | None = None
+    activation: Callable[[Site, Tensor | None], TrainableActivation] | None = None
+    initial: Method | None = None
     average_pool: bool = False
 
     def __post_init__(self) -> None:

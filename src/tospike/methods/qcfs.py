@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor
 
-from tospike.errors import ConversionError
-from tospike.graph.capture import Site
-from tospike.graph.kinds import TrainableActivation
-from tospike.methods.base import Method, Parts, register
+from tospike.methods.base import Rule, register
+from tospike.methods.trained import Trained
 from tospike.parts.activations import ClipFloorShift, Gradient
-from tospike.parts.scales import Learned, Scale
 
 
 @register("qcfs")
 @dataclass(frozen=True)
-class QCFS(Method):
+class QCFS(Trained):
     """Quantisation clip-floor-shift: a network trained to lose nothing, on average, when it becomes spiking.
 
     ``a = λ·clip(floor(z·L/λ + φ)/L, 0, 1)`` in training; then θ = λ and v(0) = φ·θ. See
@@ -25,8 +22,9 @@ class QCFS(Method):
     Attributes:
         levels: L.
         shift: φ.
-        initial: λ before training.
         gradient: Interval that passes the gradient; see `tospike.parts.activations.clip_floor_shift`.
+        initial: λ before training; None measures the λ of least error, on the calibration data given to `prepare`.
+        granularity: One λ for each ``"layer"`` (the paper) or each ``"channel"`` (CS-QCFS).
         average_pool: Replace max-pools by average pools, as the paper does.
 
     Source: Bu et al., "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks", ICLR
@@ -44,29 +42,25 @@ class QCFS(Method):
 
     levels: int = 4
     shift: float = 0.5
-    initial: float = 8.0
     gradient: Gradient = "clip-first"
+    initial: float | None = 8.0
     average_pool: bool = True
 
-    def __post_init__(self) -> None:
-        """Check the settings, by the rules of the activation."""
-        ClipFloorShift(self.levels, self.shift, self.initial, self.gradient)
+    def limits(self) -> tuple[Rule, ...]:
+        """Return the rules of the settings; those of the activation are its own."""
+        self.activation(1.0, None)
+        return super().limits()
 
-    def parts(self) -> Parts:
-        """Read the trained thresholds; start at φ·θ."""
-        return Parts(
-            scale=_learned,
-            calibration_batches=0,
-            start=self.shift,
-            activation=lambda _: ClipFloorShift(self.levels, self.shift, self.initial, self.gradient),
-            average_pool=self.average_pool,
-        )
+    @property
+    def start(self) -> float:
+        """φ."""
+        return self.shift
 
+    @property
+    def least_error_levels(self) -> int:
+        """Measure thresholds for L levels."""
+        return self.levels
 
-def _learned(site: Site, activation: nn.Module) -> Scale:
-    if not isinstance(activation, TrainableActivation):
-        raise ConversionError(
-            "A Site has no trained threshold", where=f"{site.name} ({site.operation.where})", got=type(activation).__name__,
-            expected="ClipFloorShift", remedy="Call ts.prepare(ann, ts.QCFS(...), example=x) and train before converting.",
-        )  # fmt: skip
-    return Learned(site, activation)
+    def activation(self, initial: float | Tensor, channels: int | None) -> ClipFloorShift:
+        """Return the activation of one Site."""
+        return ClipFloorShift(self.levels, self.shift, initial, self.gradient, channels)
