@@ -38,8 +38,18 @@ from tospike.methods import RobustNorm as RobustNorm
 from tospike.methods import SlipReLU as SlipReLU
 from tospike.methods import Ternary as Ternary
 from tospike.methods import method as method
+from tospike.methods.tuning import DSR as DSR
+from tospike.methods.tuning import PTL as PTL
+from tospike.methods.tuning import SNN2ANN as SNN2ANN
+from tospike.methods.tuning import TUNINGS as TUNINGS
+from tospike.methods.tuning import DeepSNN as DeepSNN
+from tospike.methods.tuning import LaSNN as LaSNN
+from tospike.methods.tuning import LayerTuning as LayerTuning
+from tospike.methods.tuning import Tuning as Tuning
+from tospike.methods.tuning import tuning as tuning
 from tospike.neurons import NeuronModel as NeuronModel
 from tospike.neurons import PreRun as PreRun
+from tospike.neurons.surrogate import Surrogate as Surrogate
 from tospike.prepare import prepare as prepare
 from tospike.run.control import Controller as Controller
 from tospike.run.network import SNN as SNN
@@ -50,5 +60,6 @@ from tospike.tasks import Regression as Regression
 from tospike.tasks import Task as Task
 from tospike.train import History as History
 from tospike.train import fit as fit
+from tospike.tune import tune as tune
 
 __version__ = "0.1.0.dev0"

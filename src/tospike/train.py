@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain, zip_longest
 from operator import length_hint
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
@@ -25,7 +25,7 @@ from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from tospike.errors import DataError, Problem, TrainingError, is_count, is_within, require
+from tospike.errors import DataError, Problem, TospikeError, TrainingError, is_count, is_within, require
 from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.graph.inputs import required_inputs
@@ -127,6 +127,24 @@ class _Settings:
         return self.lr * 0.5 * (1.0 + math.cos(math.pi * part))
 
 
+class FitOptions(TypedDict, total=False):
+    """The arguments of `fit` that say how it trains and what it keeps, for functions that pass them on."""
+
+    lr: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    warmup_epochs: int
+    clip_norm: float | None
+    mixed_precision: Literal["bf16", "fp16"] | None
+    channels_last: bool
+    seed: int
+    checkpoint: str | os.PathLike[str] | None
+    resume: bool
+    progress: bool
+    log: Callable[[EpochRecord], None] | None
+
+
 def fit(
     ann: nn.Module, train_loader: Iterable[Any], test_loader: Iterable[Any] | None = None, *,
     epochs: int, task: Task = _CLASSIFICATION, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False,
@@ -138,7 +156,8 @@ def fit(
     """Train a network in place with SGD; the weights after the last epoch are the result, whatever the test scores.
 
     The learning rate rises linearly over the warm-up, then follows half a cosine to 0; it changes with every batch, not
-    in one jump per epoch. Weight decay acts on all parameters, those of batch norm and of trained thresholds included.
+    in one jump per epoch. Weight decay acts on all parameters, those of batch norm and of trained thresholds included. A
+    module with a method `penalty` adds what that returns to the loss.
     Runs on what `accelerate` finds: under ``accelerate launch`` every process takes its share of a `DataLoader` (a list
     is not divided), so the effective batch is batch size times processes. Mode and device are put back at the end.
 
@@ -218,6 +237,7 @@ class _Run:
     def __init__(self, ann: nn.Module, loaders: tuple[Any, Any], task: Task, settings: _Settings) -> None:
         self.ann, self.task, self.settings = ann, task, settings
         self.names = required_inputs(ann)
+        self.penalised: list[Any] = [module for module in ann.modules() if hasattr(module, "penalty")]
         # `_forward` sets the number format: accelerate would patch `ann.forward` and allow one format per process.
         self.accelerator = Accelerator(mixed_precision="no")
         self.device: torch.device = self.accelerator.device
@@ -265,6 +285,8 @@ class _Run:
             output, target, size = self._forward(batch)
             metrics = self._update(metrics, output, target)
             loss = self.task.loss(output, target)
+            for penalty in (module.penalty() for module in self.penalised):
+                loss = loss if penalty is None else loss + penalty
             if not math.isfinite(value := loss.item()):
                 raise TrainingError(
                     "The loss is not finite", where=f"epoch {epoch + 1}, batch {index + 1}", got=str(value),
@@ -306,6 +328,8 @@ class _Run:
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             try:
                 output = self.model(*inputs.values())
+            except TospikeError:
+                raise
             except RuntimeError as error:
                 got = "; ".join(f"{name}: {tuple(value.shape)} {value.dtype}" for name, value in inputs.items())
                 raise DataError(

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from references.quantiser import clip as clip_reference
 from references.quantiser import forward, gradients, learned_step
 from tospike.errors import OptionError
-from tospike.parts.activations import GRADIENTS, Clip, ClipFloorShift, LearnedStep, RateNorm, Slip, clip, clip_floor_shift
+from tospike.parts.activations import (
+    GRADIENTS,
+    Clip,
+    ClipFloorShift,
+    LearnedStep,
+    RateNorm,
+    Slip,
+    clip,
+    clip_floor_shift,
+)
 
 
 @given(

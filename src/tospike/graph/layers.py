@@ -92,9 +92,9 @@ def fold_batch_norm(captured: Capture) -> None:
             calls = [
                 other for other in graph.graph.nodes if other.op == "call_module" and other.target == source.target
             ]
-            folded = _folded(copy.deepcopy(layer), *affine(norm))
+            merged = folded(copy.deepcopy(layer), *affine(norm))
             source.target = str(source.target) if len(calls) == 1 else f"{source.target}_folded_{calls.index(source)}"
-            graph.add_submodule(source.target, folded)
+            graph.add_submodule(source.target, merged)
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
 
@@ -108,7 +108,8 @@ def affine(norm: Any) -> tuple[Tensor, Tensor]:
     return scale, bias - mean * scale
 
 
-def _folded(layer: Any, scale: Tensor, shift: Tensor) -> nn.Module:
+def folded(layer: Any, scale: Tensor, shift: Tensor) -> nn.Module:
+    """Change a layer so that its output comes out times ``scale[c]`` plus ``shift[c]``, both in float64; return it."""
     weight = layer.weight.detach().double()
     if isinstance(layer, TRANSPOSED):  # [in, out / groups, ...], where group g writes the g-th part of the outputs
         grouped = weight.reshape(layer.groups, -1, *weight.shape[1:])

@@ -76,7 +76,12 @@ def emit(u: Tensor, threshold: Tensor, model: NeuronModel) -> Tensor:
 
 
 def track_step(
-    charge: Tensor, sent: Tensor, goal: Tensor, threshold: Tensor, model: NeuronModel, done: int | None = None
+    charge: Tensor,
+    sent: Tensor,
+    goal: Tensor,
+    threshold: Tensor,
+    emission_of: Callable[[Tensor, Tensor], Tensor],
+    done: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Emit what is missing to a goal that is a function of all charge so far, and remember what was sent.
 
@@ -89,7 +94,7 @@ def track_step(
         sent: S, the sum of what was emitted ``[N, ...]``, same unit.
         goal: What should have been sent by now, ``[N, ...]``, same unit.
         threshold: θ, broadcastable to one sample, same unit.
-        model: The neuron, signed.
+        emission_of: Returns the emission for a potential and θ: `emit` of a signed neuron, or one that has gradients.
         done: Steps done, t − 1, where the receiver holds the mean; None where it does not.
 
     Returns:
@@ -99,13 +104,14 @@ def track_step(
     function, so that leaky and smooth activations have neurons too; v(0) = θ/2; several levels per step.
 
     Example:
-        >>> track_step(torch.tensor(0.5), torch.tensor([1.0]), torch.tensor([0.2]), torch.tensor(1.0), NeuronModel(signed=True))
+        >>> ternary = lambda u, theta: emit(u, theta, NeuronModel(signed=True))
+        >>> track_step(torch.tensor(0.5), torch.tensor([1.0]), torch.tensor([0.2]), torch.tensor(1.0), ternary)
         (tensor([-1.]), tensor([0.]))
     """
     held = 1.0 / done if done else 0.0
-    emission = emit(torch.add(goal, sent, alpha=-1.0 - held).add_(charge), threshold, model)
+    emission = emission_of(torch.add(goal, sent, alpha=-1.0 - held).add_(charge), threshold)
     if held:
-        emission.add_(sent, alpha=held)
+        emission = emission.add_(sent, alpha=held)
     return emission, sent + emission
 
 

@@ -11,6 +11,7 @@ from tospike.graph.rewrite import Rectifier
 from tospike.neurons import codes
 from tospike.neurons.functional import emit, expected_start, goal, if_step, track_step
 from tospike.neurons.model import NeuronModel
+from tospike.neurons.surrogate import Surrogate
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Neuron(nn.Module):
         bias: Current added at step t, ``[S, ...]``, the last one also at all steps after S; zero unless a refiner sets it.
         gain: What an emission is multiplied with, broadcastable to one sample; 1 unless a refiner sets it.
         start: v(0) as a share of θ, a tensor broadcastable to one sample.
+        surrogate: Gradient of the emission while the neuron is tuned; None where none is wanted.
 
     Example:
         >>> neuron = Neuron(torch.tensor(1.0))
@@ -71,6 +73,7 @@ class Neuron(nn.Module):
         super().__init__()
         self.model = model or NeuronModel()
         self.seed, self.remember = seed, remember
+        self.surrogate: Surrogate | None = None
         self.function = function if function is not None else Rectifier()
         self.homogeneous = isinstance(function, (nn.ReLU, nn.LeakyReLU, nn.PReLU)) or (
             isinstance(self.function, Rectifier) and self.function.cap == float("inf")
@@ -139,9 +142,7 @@ class Neuron(nn.Module):
             current: Mean current over the T steps ``[N, ...]``.
             time_steps: T.
         """
-        if self.bias is not None:
-            steps = [min(t, len(self.bias) - 1) for t in range(time_steps)]
-            current = current + self.bias[steps].mean(0).to(current.dtype)
+        current = self._biased_mean(current, time_steps)
         theta, start, wanted = self.threshold.to(current.dtype), self.start.to(current.dtype), self.function(current)
         if self.model.random:
             generator = torch.Generator(current.device).manual_seed(self.seed)
@@ -151,6 +152,29 @@ class Neuron(nn.Module):
     def mean_emission(self, counted: Tensor, time_steps: int) -> Tensor:
         """Return the mean of what is sent for a count ``[N, ...]`` over T steps."""
         return self._gained(counted * codes.unit(self.threshold.to(counted.dtype), self.model, time_steps))
+
+    def by_rate(self, current: Tensor, emitted: Tensor, time_steps: int) -> Tensor:
+        """Return what was emitted, as if it were a clip of the mean current: with the gradients that this would have.
+
+        ``ē = θ·(r + [ē/θ − r])``, ``r = clip(f(z̄)/θ + v(0)/(θT), −ρ, ρ)`` with ρ the reach; brackets pass no gradient. So ``∂ē/∂z̄ = f'`` inside
+        and 0 outside, ``∂ē/∂θ = ē/θ − z̄/θ`` inside and ē/θ outside.
+
+        Args:
+            current: z̄, the mean current over T steps ``[N, ...]``.
+            emitted: ē, the mean emission that it gave ``[N, ...]``.
+            time_steps: T.
+
+        Source: Meng et al., DSR, CVPR 2022. Differs from the paper in: nothing for integrate-and-fire; other neurons have their own reach.
+        """
+        theta = self.threshold.to(current.dtype)
+        start = self.start.to(current.dtype)
+        wanted = self.function(self._biased_mean(current, time_steps)) / theta + (start - start.detach()) / time_steps
+        reach = self.model.reach(time_steps)
+        rate = wanted.clamp(-reach if self.model.signed else 0.0, reach)
+        sent = emitted.detach() / theta.detach()
+        if self.gain is not None:
+            sent = sent / self.gain.to(current.dtype)
+        return self._gained(theta * (rate + (sent - rate).detach()))
 
     def at_step(self, counted: Tensor, time_steps: int, t: int) -> Tensor:
         """Return what is sent for a count ``[N, ...]`` at step t; see `tospike.neurons.codes.at_step`."""
@@ -165,6 +189,12 @@ class Neuron(nn.Module):
     def _biased(self, x: Tensor, done: int) -> Tensor:
         return x if self.bias is None else x + self.bias[min(done, len(self.bias) - 1)].to(x.dtype)
 
+    def _biased_mean(self, current: Tensor, time_steps: int) -> Tensor:
+        if self.bias is None:
+            return current
+        steps = [min(t, len(self.bias) - 1) for t in range(time_steps)]
+        return current + self.bias[steps].mean(0).to(current.dtype)
+
     def _shifted(self, currents: Tensor, state: State) -> State:
         biased = torch.stack([self._biased(x, t) for t, x in enumerate(currents)])
         start = expected_start(biased, self._start(currents[0]), self.threshold.to(currents.dtype))
@@ -178,11 +208,11 @@ class Neuron(nn.Module):
                 if state.start is None
                 else state.start
             )
-        if self.model.capacity == 1:
+        if self.model.capacity == 1 and self.surrogate is None:
             spikes, v = if_step(v, x, theta)
         else:
             charged = v + x
-            spikes = emit(charged, theta, self.model)
+            spikes = self._emit(charged, theta)
             v = charged - spikes
         sent = state.sent if state.sent is None else state.sent + spikes
         return spikes, replace(state, steps=state.steps + 1, potential=v, sent=sent)
@@ -197,10 +227,13 @@ class Neuron(nn.Module):
         if self.model.holds:  # a change of the mean counts t times in the sum over t steps
             theta = theta * (t * self.model.worth(t))
         done = state.steps if self.model.holds else None
-        emission, sent = track_step(self.start.to(x.dtype) * theta, state.sent, wanted, theta, self.model, done)
+        emission, sent = track_step(self.start.to(x.dtype) * theta, state.sent, wanted, theta, self._emit, done)
         return emission, State(t, charge, sent)
+
+    def _emit(self, u: Tensor, theta: Tensor) -> Tensor:
+        return emit(u, theta, self.model) if self.surrogate is None else self.surrogate.emit(u, theta, self.model)
 
     def extra_repr(self) -> str:
         """Show shape and range of the thresholds in a printed network."""
-        low, high = float(self.threshold.min()), float(self.threshold.max())
-        return f"threshold={tuple(self.threshold.shape)} in [{low:.4g}, {high:.4g}], {self.model}"
+        low, high = self.threshold.aminmax()
+        return f"threshold={tuple(self.threshold.shape)} in [{low.item():.4g}, {high.item():.4g}], {self.model}"

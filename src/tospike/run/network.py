@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,19 @@ from tospike.neurons.model import NeuronModel
 from tospike.run.plan import Plan
 from tospike.run.schedule import Delay, Engine
 from tospike.run.simulate import last, simulate
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How an SNN was tuned.
+
+    Attributes:
+        settings: Those of the tuning, its name among them.
+        history: The epochs, a `tospike.train.History`.
+    """
+
+    settings: dict[str, Any]
+    history: Any
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Conversion:
         carry: Share of what is left over that `Controller` carries from one input to the next.
         members: Neurons that stand for one activation, computed as one.
         depth: Number of Sites on the longest way through the network.
+        tuned: How the SNN was tuned after conversion; None if it was not.
     """
 
     method: str
@@ -63,6 +78,7 @@ class Conversion:
     carry: float = 0.0
     members: int = 1
     depth: int = 0
+    tuned: Tuned | None = None
 
     @property
     def neurons_added(self) -> int:
@@ -85,6 +101,11 @@ class SNN(nn.Module):
         self.graph = graph
         self.conversion = conversion
         self.plan = Plan.of(graph, inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SNN:
+        """Copy the network; the plan is made anew, since it names nodes of the graph."""
+        copied = SNN(copy.deepcopy(self.graph, memo), self.plan.inputs, copy.deepcopy(self.conversion, memo))
+        return copied.train(self.training)
 
     def forward(
         self,

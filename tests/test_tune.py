@@ -1,0 +1,231 @@
+"""Tuning: the SNN itself in the forward pass, gradients that are what they say, and nothing left behind."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import tospike as ts
+from tospike.errors import OptionError
+from tospike.neurons import Neuron
+from tospike.testing import _Residual
+from tospike.tune import _InTraining
+
+T = 3
+
+
+@pytest.fixture(scope="module")
+def ann():
+    torch.manual_seed(0)
+    network, x = _Residual(), torch.randn(64, 1, 8, 8)
+    network(x)
+    with torch.no_grad():
+        for parameter in network.fc.parameters():
+            parameter *= 20  # as sure as a trained network
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def batches(ann):
+    torch.manual_seed(1)
+    inputs = [torch.randn(32, 1, 8, 8) for _ in range(4)]
+    with torch.no_grad():
+        return [(x, ann(x).argmax(1)) for x in inputs]
+
+
+METHODS = {
+    "binary": ts.LightCalibration(time_steps=T), "per-step bias": ts.FTBC(time_steps=T), "ternary": ts.Ternary(time_steps=T),
+    "phase": ts.Auto(time_steps=T, code="taper"), "graded": ts.Auto(time_steps=T, spikes="graded"), "successive": ts.Harmony(time_steps=T),
+    "potential": ts.AdvancedCalibration(time_steps=T), "scaled": ts.LTB(batches=9),
+}  # fmt: skip
+SYNCHRONOUS = {"parallel": ts.Parallel(time_steps=T), "bits": ts.BitWeighted(time_steps=T)}
+TUNINGS = {
+    "time": ts.Tuning(T), "dsr": ts.DSR(T), "ptl": ts.PTL(T), "layer": ts.LayerTuning(T), "lasnn": ts.LaSNN(T), "deep": ts.DeepSNN(T),
+    "snn2ann": ts.SNN2ANN(T),
+}  # fmt: skip
+
+
+def convert(ann, batches, method):
+    return ts.convert(ann, method, calibration=[x for x, _ in batches], progress=False)
+
+
+def tune(snn, tuning, batches, ann=None, **options):
+    return ts.tune(snn, tuning, batches, ann=ann, **({"epochs": 2, "lr": 0.01, "progress": False} | options))
+
+
+@pytest.mark.parametrize("name", METHODS | SYNCHRONOUS)
+@pytest.mark.parametrize("gradient", ["time", "rate"])
+def test_the_forward_pass_is_the_snn(ann, batches, name, gradient):
+    if name in SYNCHRONOUS and gradient == "time":
+        pytest.skip("refused")
+    snn = convert(ann, batches, (METHODS | SYNCHRONOUS)[name])
+    network = _InTraining(snn, ts.Tuning(T, gradient=gradient, normalise=False)).train()
+    x = batches[0][0]
+    torch.testing.assert_close(network(x), snn(x, time_steps=T), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_normalising_changes_nothing_before_training(ann, batches, name):
+    snn = convert(ann, batches, METHODS[name])
+    network = _InTraining(snn, ts.Tuning(T))
+    network.normalise([{"x": x} for x, _ in batches])
+    x = batches[0][0]
+    torch.testing.assert_close(network.eval()(x), snn(x, time_steps=T), rtol=1e-3, atol=1e-3)
+    done = network.finished(None)
+    torch.testing.assert_close(done(x, time_steps=T), snn(x, time_steps=T), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_every_tuning_learns_and_leaves_an_snn(ann, batches, tuning):
+    snn = convert(ann, batches, ts.LTB(batches=9))
+    before = copy.deepcopy(snn.state_dict())
+    tuned = tune(snn, TUNINGS[tuning], batches, ann, epochs=12, lr=0.02, test_loader=batches)
+    assert all(torch.equal(value, before[name]) for name, value in snn.state_dict().items()), "tune changed its input"
+    assert tuned.state_dict().keys() == snn.state_dict().keys()
+    assert not any(parameter.requires_grad for parameter in tuned.parameters())
+    records = tuned.conversion.tuned.history.records
+    assert records[-1].train_loss < records[0].train_loss
+    result = ts.evaluate(tuned, batches, time_steps=(T,), progress=False)
+    assert result.curve[T] == pytest.approx(records[-1].test_scores["top1"])
+    assert result.curve[T] > ts.evaluate(snn, batches, time_steps=(T,), progress=False).curve[T]
+    assert tuned.conversion.tuned.settings["name"] == type(TUNINGS[tuning]).__name__
+
+
+@pytest.mark.parametrize("part", ["weights", "biases", "thresholds", "starts"])
+def test_only_what_is_named_is_trained(ann, batches, part):
+    snn = convert(ann, batches, ts.FTBC(time_steps=T))
+    tuned = tune(snn, ts.DSR(T, trained=(part,)), batches)
+
+    def kind(name):
+        last = name.rpartition(".")[2]
+        return {"threshold": "thresholds", "start": "starts", "bias": "biases"}.get(last, "weights")
+
+    changed = {
+        kind(name)
+        for name, one in snn.state_dict().items()
+        if not torch.allclose(one, tuned.state_dict()[name], atol=1e-7)
+    }
+    assert changed == {part}
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("method", ["binary", "phase"])
+def test_computing_steps_again_changes_no_gradient(ann, batches, chunk, method):
+    snn, (x, y) = convert(ann, batches, METHODS[method]), batches[0]
+    gradients = []
+    for steps_per_call in (None, chunk):
+        network = _InTraining(snn, ts.Tuning(T, normalise=False, steps_per_call=steps_per_call)).train()
+        nn.functional.cross_entropy(network(x), y).backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_computing_steps_again_counts_statistics_once(ann, batches):
+    snn, (x, _) = convert(ann, batches, METHODS["binary"]), batches[0]
+    networks = []
+    for backward in (False, True):
+        network = _InTraining(snn, ts.Tuning(T, steps_per_call=1))
+        network.normalise([{"x": x}])
+        output = network.train()(x)
+        if backward:
+            output.sum().backward()
+        networks.append(network.eval().state_dict())
+    for one, other in zip(*(network.items() for network in networks), strict=True):
+        if "running" in one[0]:
+            torch.testing.assert_close(one[1], other[1])
+
+
+def test_front_first_freezes_what_is_in_front(ann, batches):
+    network = _InTraining(convert(ann, batches, METHODS["binary"]), ts.PTL(T)).train()
+    network.batches_in_all = 3 * 4
+    x, y = batches[0]
+    found = []
+    for stage in range(3):
+        network.zero_grad(set_to_none=True)
+        network.seen.fill_(4 * stage)
+        nn.functional.cross_entropy(network(x), y).backward()
+        found.append(
+            [name for name in ("stem.0", "conv.0", "fc") if network.graph.get_submodule(name).weight.grad is not None]
+        )
+    assert found == [["stem.0", "conv.0", "fc"], ["conv.0", "fc"], ["fc"]]
+
+
+def test_before_anything_spikes_it_is_the_ann(ann, batches):
+    snn = convert(ann, batches, ts.RobustNorm(percentile=1.0))
+    network = _InTraining(snn, ts.PTL(T)).train()
+    network.batches_in_all = 1000
+    x = batches[0][0]
+    torch.testing.assert_close(network(x), ann(x), rtol=1e-3, atol=1e-3)
+
+
+def test_a_tuning_resumes_to_the_same_weights(ann, batches, tmp_path):
+    snn = convert(ann, batches, METHODS["binary"])
+    whole = tune(snn, ts.Tuning(T), batches, ann)
+
+    class StopError(Exception):
+        pass
+
+    def stop(_):
+        raise StopError
+
+    with pytest.raises(StopError):
+        tune(snn, ts.Tuning(T), batches, ann, checkpoint=tmp_path / "run.pt", log=stop)
+    resumed = tune(snn, ts.Tuning(T), batches, ann, checkpoint=tmp_path / "run.pt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    with pytest.raises(ts.errors.TrainingError, match="another training run"):
+        tune(snn, ts.Tuning(T + 1), batches, ann, checkpoint=tmp_path / "run.pt")
+
+
+def test_a_tuned_snn_can_be_tuned_again(ann, batches):
+    once = tune(convert(ann, batches, METHODS["binary"]), ts.Tuning(T), batches, ann)
+    again = tune(once, ts.DSR(T), batches)
+    assert again.conversion.tuned.settings["name"] == "DSR"
+    assert all(isinstance(module, Neuron) is ("Neuron" in type(module).__name__) for module in again.modules())
+
+
+def test_what_does_not_fit_is_refused(ann, batches):
+    binary = convert(ann, batches, METHODS["binary"])
+    with pytest.raises(OptionError, match="Distillation needs the ANN"):
+        tune(binary, ts.Tuning(T), batches)
+    with pytest.raises(OptionError, match="not the same network"):
+        tune(binary, ts.Tuning(T), batches, _Other())
+    for method in (*SYNCHRONOUS.values(), ts.MultiThreshold(), ts.SRP(T + 1, pre_steps=1)):
+        with pytest.raises(OptionError, match="through time does not fit"):
+            tune(convert(ann, batches, method), ts.Tuning(T), batches, ann)
+    with pytest.raises(ts.errors.TrainingError, match="needs logits"):
+        tune(binary, ts.Tuning(T), batches, _Wide())
+
+
+class _Other(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act, self.fc = nn.ReLU(), nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.fc(self.act(x).flatten(1))
+
+
+class _Wide(_Residual):
+    def forward(self, x):
+        x = self.relu(self.stem(x))
+        return self.pool(self.relu(self.conv(x) + x))
+
+
+@pytest.mark.parametrize("settings", [{"time_steps": 0}, {"gradient": "both"}, {"trained": ()}, {"trained": ("gains",)}, {"logits": -1.0}, {"temperature": 0.0},
+                                      {"order": "last"}, {"gradient": "rate"}, {"order": "each"}, {"steps_per_call": 0}, {"surrogate": 1.0},
+                                      {"trained": ("thresholds",)}])  # fmt: skip
+def test_settings_out_of_range(settings):
+    with pytest.raises(OptionError):
+        ts.Tuning(**({"time_steps": T} | settings))
+
+
+def test_tunings_by_name():
+    assert ts.tuning("lasnn", time_steps=4) == ts.LaSNN(4)
+    with pytest.raises(OptionError, match="ptl"):
+        ts.tuning("ptk", time_steps=4)
+    with pytest.raises(OptionError, match="time_steps"):
+        ts.tuning("ptl", time_step=4)
