@@ -3,6 +3,8 @@
 from tospike.check import SupportReport as SupportReport
 from tospike.check import check as check
 from tospike.convert import convert as convert
+from tospike.diagnose import ErrorTerms as ErrorTerms
+from tospike.diagnose import error_terms as error_terms
 from tospike.evaluate import Interrupted as Interrupted
 from tospike.evaluate import Result as Result
 from tospike.evaluate import evaluate as evaluate
@@ -31,6 +33,7 @@ from tospike.methods import Group as Group
 from tospike.methods import Harmony as Harmony
 from tospike.methods import LightCalibration as LightCalibration
 from tospike.methods import Method as Method
+from tospike.methods import MiCE as MiCE
 from tospike.methods import MultiThreshold as MultiThreshold
 from tospike.methods import Parallel as Parallel
 from tospike.methods import Parts as Parts

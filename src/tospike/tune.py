@@ -225,24 +225,26 @@ class _InTraining(nn.Module):
         given = dict(zip(self.inputs, inputs, strict=True))
         if not self.training:
             return self._by_time(given)[0]
-        wanted = self._of_ann(given) if self.ann else {}
         by = self._by_time if self.tuning.gradient == "time" else self._by_rate
-        output, sent = by(given, wanted)
+        output, sent = by(given)
+        self.lacking += self._errors(sent)
         if self.ann:
-            self.lacking += self._distilled(output, sent, wanted)
+            self.lacking += self._distilled(output, sent, self._of_ann(given))
         self.seen += 1
         return output
 
     def penalty(self) -> Tensor | None:
-        """Return the loss of the distillation in the last forward pass, a scalar."""
+        """Return what the last forward pass adds to the loss, a scalar."""
         found = torch.stack(self.lacking).sum() if self.lacking else None
         self.lacking = []
         return found
 
-    def _by_time(self, given: Inputs, wanted: Values | None = None) -> tuple[Any, Values]:
-        """Step through time; return the output, and the mean emissions where the ANN's are to be compared."""
+    def _by_time(self, given: Inputs) -> tuple[Any, Values]:
+        """Step through time; return the output, and the means over time of what enters and leaves the Sites, where the loss needs them."""
         steps, chunk = self.tuning.time_steps, self.tuning.steps_per_call or self.tuning.time_steps
-        keep = set(self.sites) if wanted and self.tuning.maps else set()
+        keep: set[fx.Node] = set()
+        if self.training and (self.tuning.maps or self.tuning.errors):
+            keep |= {*self.sites, *(node.all_input_nodes[0] for node in self.sites)}
         static = self.plan.prepare(given)
         state: dict[str, Any] = {}
         sums: Values = {}
@@ -257,7 +259,7 @@ class _InTraining(nn.Module):
                 found, state = self._advance(static, state, count, keep)
             sums = {node: sums[node] + value for node, value in found.items()} if sums else found
         means = {node: value / steps for node, value in sums.items()}
-        return self.plan.finish(static, {node: means[node] for node in self.plan.carried}), means
+        return self.plan.finish(static, {node: means[node] for node in self.plan.carried}), static | means
 
     def _advance(
         self, static: Values, state: dict[str, Any], steps: int, keep: set[fx.Node]
@@ -285,7 +287,7 @@ class _InTraining(nn.Module):
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
 
-    def _by_rate(self, given: Inputs, wanted: Values) -> tuple[Any, Values]:
+    def _by_rate(self, given: Inputs) -> tuple[Any, Values]:
         """Run on means whose values are those of the spikes, and whose gradients are those of clips."""
         emitted = self._emitted(given)
         spiking = len(self.sites)
@@ -337,6 +339,13 @@ class _InTraining(nn.Module):
             values[node] = next(inputs) if node.op == "placeholder" else call(graph, node, values)
         by_name = {node.meta["site"].name: values[node] for node in site_nodes(graph)}
         return {node: by_name[node.meta["site"].name] for node in self.sites} | {self.plan.tail[-1]: values[node]}
+
+    def _errors(self, means: Values) -> list[Tensor]:
+        """Return what neurons send beside the activation of their own mean current, relative to it, Site by Site."""
+        if not self.tuning.errors:
+            return []
+        wanted = {node: self.neurons[node].function(means[node.all_input_nodes[0]]) for node in self.sites}
+        return [self.tuning.errors * _relative_error(means[node], wanted[node]) for node in self.sites]
 
     def _distilled(self, output: Any, sent: Values, wanted: Values) -> list[Tensor]:
         tuning, losses = self.tuning, []
@@ -415,4 +424,4 @@ def _map(x: Tensor) -> Tensor:
 
 
 def _relative_error(x: Tensor, wanted: Tensor) -> Tensor:
-    return (x - wanted).square().sum() / wanted.square().sum().clamp_min(torch.finfo(x.dtype).tiny)
+    return (x - wanted).square().sum() / wanted.detach().square().sum().clamp_min(torch.finfo(x.dtype).tiny)

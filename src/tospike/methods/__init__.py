@@ -17,6 +17,7 @@ from tospike.methods.graded import MultiThreshold as MultiThreshold
 from tospike.methods.initial_potential import OPI as OPI
 from tospike.methods.initial_potential import RTS as RTS
 from tospike.methods.ltb import LTB as LTB
+from tospike.methods.mice import MiCE as MiCE
 from tospike.methods.pre_run import COS as COS
 from tospike.methods.pre_run import SRP as SRP
 from tospike.methods.qcfs import QCFS as QCFS

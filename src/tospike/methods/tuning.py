@@ -23,8 +23,8 @@ TUNINGS: dict[str, type[Tuning]] = {}
 class Tuning:
     """Tune with the real SNN in the forward pass; the defaults are the combination that measured best.
 
-    Loss: ``task + logits·τ²·KL(ANN/τ ‖ SNN/τ) + maps·Σ_l ‖m_l(SNN) − m_l(ANN)‖²``, ``m = a/‖a‖`` with ``a = Σ_c x_c²`` for each place
-    of an image.
+    Loss: ``task + logits·τ²·KL(ANN/τ ‖ SNN/τ) + maps·Σ_l ‖m_l(SNN) − m_l(ANN)‖² + errors·Σ_l ‖ē_l − f(z̄_l)‖²/‖f(z̄_l)‖²``; ``m = a/‖a‖`` with
+    ``a = Σ_c x_c²`` for each place of an image; ē is the mean emission of the SNN's own neurons, z̄ their mean current, f the activation.
 
     Attributes:
         time_steps: T that will be run.
@@ -40,6 +40,7 @@ class Tuning:
         logits: Weight of the distillation from the ANN's outputs.
         temperature: τ.
         maps: Weight of the distillation from the ANN's maps at every Site.
+        errors: Weight of what clipping, quantisation and timing change at every Site. Gradient through time only.
         steps_per_call: Steps whose values are kept for the gradient; the others are computed again. None keeps all T.
 
     Source: own combination of the parts below.
@@ -58,6 +59,7 @@ class Tuning:
     logits: float = 1.0
     temperature: float = 2.0
     maps: float = 0.0
+    errors: float = 0.0
     steps_per_call: int | None = None
 
     def __post_init__(self) -> None:
@@ -72,10 +74,12 @@ class Tuning:
             ("logits", self.logits, self.logits == 0 or is_within(self.logits, 0, sys.float_info.max), ">= 0 and finite", 1.0),
             ("temperature", self.temperature, is_within(self.temperature, 0, sys.float_info.max), "positive and finite", 2.0),
             ("maps", self.maps, self.maps == 0 or is_within(self.maps, 0, sys.float_info.max), ">= 0 and finite", 0.0),
+            ("errors", self.errors, self.errors == 0 or is_within(self.errors, 0, sys.float_info.max), ">= 0 and finite", 0.0),
             ("steps_per_call", self.steps_per_call, self.steps_per_call is None or is_count(self.steps_per_call), "an integer >= 1, or None", 4),
         )  # fmt: skip
         exclusions = (
             (self.gradient == "rate" and self.normalise, "normalise=True", "gradient='rate'", "normalise=False"),
+            (self.gradient == "rate" and self.errors > 0, f"errors={self.errors}", "gradient='rate', which takes spikes for clips", "errors=0.0"),
             (self.normalise and "weights" not in self.trained, "normalise=True", f"trained={self.trained}: it changes weights", "normalise=False"),
             (self.gradient == "time" and self.order != "together", f"order={self.order!r}", "gradient='time'", "gradient='rate'"),
         )  # fmt: skip

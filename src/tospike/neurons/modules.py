@@ -142,7 +142,7 @@ class Neuron(nn.Module):
             current: Mean current over the T steps ``[N, ...]``.
             time_steps: T.
         """
-        current = self._biased_mean(current, time_steps)
+        current = self.biased_mean(current, time_steps)
         theta, start, wanted = self.threshold.to(current.dtype), self.start.to(current.dtype), self.function(current)
         if self.model.random:
             generator = torch.Generator(current.device).manual_seed(self.seed)
@@ -152,6 +152,16 @@ class Neuron(nn.Module):
     def mean_emission(self, counted: Tensor, time_steps: int) -> Tensor:
         """Return the mean of what is sent for a count ``[N, ...]`` over T steps."""
         return self._gained(counted * codes.unit(self.threshold.to(counted.dtype), self.model, time_steps))
+
+    def for_constant(self, current: Tensor, time_steps: int) -> Tensor:
+        """Return the mean emission over T steps for a current that does not change, biases included ``[N, ...]``."""
+        biases = self.bias
+        self.bias = None
+        try:
+            emitted, _ = self(current.expand(time_steps, *current.shape), self.initial(current))
+        finally:
+            self.bias = biases
+        return emitted.mean(0)  # type: ignore[no-any-return]
 
     def by_rate(self, current: Tensor, emitted: Tensor, time_steps: int) -> Tensor:
         """Return what was emitted, as if it were a clip of the mean current: with the gradients that this would have.
@@ -168,7 +178,7 @@ class Neuron(nn.Module):
         """
         theta = self.threshold.to(current.dtype)
         start = self.start.to(current.dtype)
-        wanted = self.function(self._biased_mean(current, time_steps)) / theta + (start - start.detach()) / time_steps
+        wanted = self.function(self.biased_mean(current, time_steps)) / theta + (start - start.detach()) / time_steps
         reach = self.model.reach(time_steps)
         rate = wanted.clamp(-reach if self.model.signed else 0.0, reach)
         sent = emitted.detach() / theta.detach()
@@ -189,7 +199,8 @@ class Neuron(nn.Module):
     def _biased(self, x: Tensor, done: int) -> Tensor:
         return x if self.bias is None else x + self.bias[min(done, len(self.bias) - 1)].to(x.dtype)
 
-    def _biased_mean(self, current: Tensor, time_steps: int) -> Tensor:
+    def biased_mean(self, current: Tensor, time_steps: int) -> Tensor:
+        """Return the mean current over T steps with the mean of the biases added."""
         if self.bias is None:
             return current
         steps = [min(t, len(self.bias) - 1) for t in range(time_steps)]
