@@ -19,7 +19,10 @@ from tospike.testing import _Residual
 def per_neuron(neuron, currents):
     """Return the squares that `_split` sums, and the sum of the timing error, for currents ``[T, N]``."""
     emitted, _ = neuron(currents, neuron.initial(currents[0]))
-    return _split(neuron, currents.mean(0), emitted.mean(0), len(currents))
+    mean = currents.mean(0)
+    return _split(
+        neuron, neuron.function(neuron.biased_mean(mean, len(currents))), mean, emitted.mean(0), len(currents)
+    )
 
 
 @given(

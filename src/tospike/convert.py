@@ -274,7 +274,7 @@ def _quantisers_as_clips(network: nn.Module) -> Iterator[None]:
     """Let trained quantisers pass ``clip(z, 0, θ)``, which is continuous: rounding can flip a level, but not a clip."""
 
     def clip(module: TrainableActivation, args: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        return args[0].clamp_min(0.0).minimum(module.threshold)
+        return args[0].clamp_min(0.0).minimum(module.bound(args[0]))
 
     trained = [module for module in network.modules() if isinstance(module, TrainableActivation)]
     hooks = [module.register_forward_hook(clip) for module in trained]

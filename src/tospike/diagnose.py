@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from tospike.errors import DataError, OptionError
 from tospike.graph.batches import split_batch
+from tospike.graph.kinds import TrainableActivation
 from tospike.graph.walk import module_of, site_nodes
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
@@ -71,7 +72,8 @@ class ErrorTerms:
 def error_terms(snn: SNN, data: Iterable[Any], *, time_steps: int) -> ErrorTerms:
     """Split what every neuron sends beside the activation of its own mean current into clipping, quantisation and timing error.
 
-    ``E_clip = c − f(z̄)``, ``E_quant = q − c``, ``E_time = ē − q``: z̄ the mean current over T steps, f the activation, ``c = clip(f(z̄), −ρθ, ρθ)`` with ρ the
+    ``E_clip = c − f(z̄)``, ``E_quant = q − c``, ``E_time = ē − q``: z̄ the mean current over T steps, f the activation (ReLU where a
+    bound was trained), ``c = clip(f(z̄), −ρθ, ρθ)`` with ρ the
     reach of the neuron, q the mean emission for the constant current z̄, and ē the mean emission. The sum is ``ē − f(z̄)``, whatever the
     neuron. For integrate-and-fire with ``0 ≤ v(0) < θ``: ``q = θ/T·clip(⌊(z̄T + v(0))/θ⌋, 0, T)``.
 
@@ -133,18 +135,23 @@ def _terms(snn: SNN, inputs: dict[str, Tensor], steps: int) -> dict[fx.Node, Ten
         constant = static.get(node.all_input_nodes[0])
         current = arguments[0].unflatten(0, (steps, -1)).mean(0) if constant is None else constant
         emitted = value.unflatten(0, (steps, -1)).mean(0)
-        found[node] = _split(neuron, current, emitted, steps)
+        found[node] = _split(neuron, wanted(node, neuron, neuron.biased_mean(current, steps)), current, emitted, steps)
 
     snn.plan.step(static, {}, steps, watch)
     return found
 
 
-def _split(neuron: Neuron, current: Tensor, emitted: Tensor, steps: int) -> Tensor:
-    mean = neuron.biased_mean(current, steps)
-    wanted = neuron.function(mean)
+def wanted(node: fx.Node, neuron: Neuron, current: Tensor) -> Tensor:
+    """Return what neurons should send for a mean current: the activation, or ReLU where a trained bound is their own clipping."""
+    if isinstance(node.meta.get("activation"), TrainableActivation):
+        return current.clamp_min(0.0)
+    return neuron.function(current)  # type: ignore[no-any-return]
+
+
+def _split(neuron: Neuron, activation: Tensor, current: Tensor, emitted: Tensor, steps: int) -> Tensor:
     reach = neuron.model.reach(steps) * neuron.threshold
-    clipped = wanted.clamp(-reach if neuron.model.signed else torch.zeros_like(reach), reach)
-    constant = neuron.for_constant(mean, steps)
+    clipped = activation.clamp(-reach if neuron.model.signed else torch.zeros_like(reach), reach)
+    constant = neuron.for_constant(neuron.biased_mean(current, steps), steps)
     timing = emitted - constant
-    terms = (wanted, clipped - wanted, constant - clipped, timing, emitted - wanted)
+    terms = (activation, clipped - activation, constant - clipped, timing, emitted - activation)
     return torch.stack([*(term.double().square().sum() for term in terms), timing.double().sum()])

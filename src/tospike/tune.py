@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from tospike.check import rewritten
+from tospike.diagnose import wanted
 from tospike.errors import OptionError, TrainingError, require_type
 from tospike.graph.batches import Inputs, move, split_batch
 from tospike.graph.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, affine, folded, is_weighted
@@ -344,8 +345,11 @@ class _InTraining(nn.Module):
         """Return what neurons send beside the activation of their own mean current, relative to it, Site by Site."""
         if not self.tuning.errors:
             return []
-        wanted = {node: self.neurons[node].function(means[node.all_input_nodes[0]]) for node in self.sites}
-        return [self.tuning.errors * _relative_error(means[node], wanted[node]) for node in self.sites]
+        losses = []
+        for node, neuron in self.neurons.items():
+            current = neuron.biased_mean(means[node.all_input_nodes[0]], self.tuning.time_steps)
+            losses.append(self.tuning.errors * _relative_error(means[node], wanted(node, neuron, current)))
+        return losses
 
     def _distilled(self, output: Any, sent: Values, wanted: Values) -> list[Tensor]:
         tuning, losses = self.tuning, []

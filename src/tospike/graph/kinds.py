@@ -46,6 +46,11 @@ class TrainableActivation(nn.Module):
         """The learned threshold θ > 0, a scalar or ``[C]``, in units of the activation."""
         raise NotImplementedError(f"{type(self).__name__} must define `threshold`")
 
+    def bound(self, z: Tensor) -> Tensor:
+        """Return θ, broadcastable to the input ``[N, C, ...]``."""
+        theta = self.threshold
+        return theta if theta.ndim == 0 else theta.reshape(-1, *[1] * (z.ndim - 2))
+
     def penalty(self) -> Tensor | None:
         """Return what training adds to the loss for this activation, a scalar; None if nothing."""
         return None

@@ -121,10 +121,6 @@ class Bounded(TrainableActivation):
         """θ, a scalar or ``[C]``, in units of the activation."""
         return functional.softplus(self.rho).clamp_min(torch.finfo(self.rho.dtype).eps)
 
-    def bound(self, z: Tensor) -> Tensor:
-        """Return θ, broadcastable to the input ``[N, C, ...]``."""
-        return self.threshold if self.rho.ndim == 0 else self.threshold.reshape(-1, *[1] * (z.ndim - 2))
-
 
 class Clip(Bounded):
     """ReLU with a trainable bound: ``a = min(max(z, 0), θ)``.

@@ -1,0 +1,196 @@
+"""Training-aware conversion of Fashion-MNIST ResNet-20 from the same pre-trained ReLU network, at equal cost.
+
+    python benchmarks/training.py                       # docs/results/training.{json,md}
+    python benchmarks/training.py --only "MiCE, T=8"    # some rows; the table shows all that the file has
+
+Cost is counted in passes over the training data: an epoch of an ANN is one, an epoch of an SNN tuned at T is T. Related systems get fewer, beside
+a row of ours with as few. An interrupted run goes on where it stopped.
+"""
+
+import argparse
+import statistics
+from functools import partial
+from pathlib import Path
+
+import tospike as ts
+from common import Rows, fashion_mnist, made_by
+from tospike import data, zoo
+
+NETWORK = "fashion-resnet20-relu"
+TIME_STEPS = (1, 2, 4, 8, 16)
+PASSES, FEW = 16, 4
+BATCH, LR = 128, 0.05
+MEASURED = 15  # calibration batches
+
+
+class Setting:
+    """What every row of one seed shares: the network, the data, and where checkpoints lie."""
+
+    def __init__(self, seed, samples, folder):
+        self.seed, self.folder = seed, folder
+        self.ann = zoo.load(NETWORK)
+        self.calibration, self.scored = fashion_mnist(samples, MEASURED, seed)
+        self.loader, _ = data.load("fashion-mnist").loaders(BATCH, seed=seed)
+
+    def options(self, label):
+        name = "".join(letter if letter.isalnum() else "-" for letter in f"{label}-{self.seed}")
+        return {"lr": LR, "warmup_epochs": 0, "seed": self.seed, "checkpoint": self.folder / f"{name}.pt", "progress": False,
+                "log": lambda record: print(label, record.epoch, f"{record.train_loss:.4f}", f"{record.seconds:.0f} s", flush=True)}  # fmt: skip
+
+    def figures(self, snn, steps, ann=None):
+        """Return the points below the ReLU network at each T, and what was spent."""
+        result = ts.evaluate(snn, self.scored, time_steps=steps, reference=self.ann, progress=False)
+        found = {
+            "at": {t: {"score": result.curve[t], "spikes": result.spikes_per_neuron[t]} for t in steps},
+            "ann": result.reference,
+        }
+        if ann is not None:
+            found["source"] = ts.evaluate(snn, self.scored, time_steps=(1,), reference=ann, progress=False).reference
+        return found
+
+    def trained(self, label, method, epochs):
+        """Return the network prepared by a method and trained from the ReLU network's weights."""
+        ann = ts.prepare(
+            self.ann, method, example=self.calibration[0][0][:4], calibration=self.calibration, progress=False
+        )
+        ts.fit(ann, self.loader, epochs=epochs, weight_decay=5e-4, channels_last=True, **self.options(label))
+        return ann.eval()
+
+    def tuned(self, label, snn, tuning, passes):
+        """Return an SNN tuned for as many passes."""
+        epochs = max(1, passes // tuning.time_steps)
+        return ts.tune(snn, tuning, self.loader, ann=self.ann, epochs=epochs, channels_last=True, **self.options(label))
+
+
+def converted(method, label, setting):
+    """Training-free: convert for each T."""
+    found = {"at": {}}
+    for t in TIME_STEPS:
+        made = ts.convert(setting.ann, method(t), calibration=setting.calibration, progress=False)
+        one = setting.figures(made, (t,))
+        found = one | {"at": found["at"] | one["at"]}
+    return found | {"passes": 0}
+
+
+def trained(method, passes, label, setting, then=None):
+    """Train with an activation, convert, and run at each T."""
+    ann = setting.trained(label, method, passes)
+    calibration = setting.calibration if then else None
+    snn = ts.convert(ann, then, calibration=calibration, example=setting.calibration[0][0][:4], progress=False)
+    return setting.figures(snn, TIME_STEPS, ann) | {"passes": passes}
+
+
+def mice(steps, label, setting):
+    """Half of the passes with the quantiser, half with the SNN."""
+    method = ts.MiCE(time_steps=steps)
+    ann = setting.trained(f"{label}, quantised", method, PASSES // 2)
+    snn = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
+    tuned = setting.tuned(label, snn, method.tuning, PASSES // 2)
+    terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, tuned)]
+    errors = [[{**vars(site)} for site in one.sites] for one in terms]
+    return setting.figures(tuned, tuple(t for t in TIME_STEPS if t <= steps), ann) | {
+        "passes": PASSES,
+        "errors": errors,
+    }
+
+
+def tuned(make, tuning, passes, label, setting):
+    """Tune what a training-free method gives at one T."""
+    snn = ts.convert(setting.ann, make, calibration=setting.calibration, progress=False)
+    return setting.figures(setting.tuned(label, snn, tuning, passes), (tuning.time_steps,)) | {"passes": passes}
+
+
+def every():
+    """Return the functions that measure a row, by label."""
+
+    def auto(spikes):
+        return lambda t: ts.Auto(t, MEASURED, min(MEASURED, max(64 // t, 2)), spikes=spikes)
+
+    def qcfs(levels, **options):
+        return ts.QCFS(levels=levels, initial=None, average_pool=False, **options)
+
+    rows = {"ReLU + LTB": partial(converted, lambda _: ts.LTB(MEASURED))}
+    rows |= {f"ReLU + Auto {spikes}": partial(converted, auto(spikes)) for spikes in ("binary", "ternary")}
+    rows |= {f"QCFS, L={levels}": partial(trained, qcfs(levels), PASSES) for levels in (8, 4)}
+    signed = ts.QCFS(levels=8).using(neuron=ts.NeuronModel(signed=True))
+    rows["QCFS, L=8, signed neurons"] = partial(trained, qcfs(8), PASSES, then=signed)
+    rows |= {f"MiCE, T={t}": partial(mice, t) for t in (8, 4, 2)}
+    for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
+        rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}
+    related = {"QCFS, L=8": qcfs(8), "QCFS per channel, L=8": qcfs(8, granularity="channel"), "TCL": ts.TCL(), "RNL": ts.RNL(),
+               "SlipReLU, L=8": ts.SlipReLU(levels=8), "LSQ, L=8": ts.LSQ(levels=8)}  # fmt: skip
+    rows |= {f"{label}, {FEW} passes": partial(trained, method, FEW) for label, method in related.items()}
+    bits = ts.BitWeighted(time_steps=4)
+    rows[f"QCFS, L=15, bit-weighted, T=4, {FEW} passes"] = partial(trained, qcfs(15), FEW, then=bits)
+    plain = ts.LightCalibration(4, MEASURED, MEASURED)
+    for way in (ts.Tuning, ts.DSR, ts.SNN2ANN, ts.PTL, ts.LayerTuning, ts.LaSNN, ts.DeepSNN):
+        rows[f"{way.__name__}, T=4, {FEW} passes"] = partial(tuned, plain, way(4), FEW)
+    return rows
+
+
+def table(rows, text):
+    """Write the rows as Markdown: mean points below the ReLU network, and their spread over seeds."""
+    lines = [*text, "", "| from the same ReLU network | seeds | passes | its own ANN | " + " | ".join(f"T={t}" for t in TIME_STEPS) + " |",
+             "|---|---|---|---|" + "---|" * len(TIME_STEPS)]  # fmt: skip
+    for label in dict.fromkeys(row["label"] for row in rows):
+        group = [row for row in rows if row["label"] == label]
+
+        def cell(values):
+            if not values:
+                return "–"
+            return f"{statistics.mean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+        cells = [
+            cell([row["ann"] - row["at"][str(t)]["score"] for row in group if str(t) in row["at"]]) for t in TIME_STEPS
+        ]
+        own = cell([row["ann"] - row["source"] for row in group if "source" in row])
+        lines.append(f"| {label} | {len(group)} | {group[0]['passes']} | {own} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def errors(rows):
+    """Write the error terms of MiCE before and after its second stage."""
+    lines = []
+    for row in (row for row in rows if "errors" in row and row["seed"] == 0):
+        lines += ["", f"{row['label']}: errors in % of the activation, first 500 test images: after training with the quantiser > after tuning with the SNN.",
+                  "", "| Site | clipping | quantisation | timing | total |", "|---|---|---|---|---|"]  # fmt: skip
+        for before, after in zip(*row["errors"], strict=True):
+            shares = []
+            for term in ("clipping", "quantisation", "timing", "total"):
+                shares.append(" > ".join(f"{100 * one[term] / one['activation']:.1f}" for one in (before, after)))
+            lines.append(f"| {before['site']} | {' | '.join(shares)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    """Measure every row and write the files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=10_000, help="test images")
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--only", nargs="+", help="labels to measure")
+    parser.add_argument("--fresh", action="store_true", help="measure rows again that the file has already")
+    parser.add_argument("--runs", type=Path, default=Path("runs/training"), help="folder for checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    kept = Rows(options.out / "training.json", fresh=options.fresh)
+    for seed in options.seeds:
+        setting = Setting(seed, options.samples, options.runs)
+        for label, function in every().items():
+            if options.only is None or label in options.only:
+                kept.measure(
+                    {"label": label, "seed": seed, "samples": options.samples}, partial(function, label, setting)
+                )
+    rows = [row for row in kept.rows if row["samples"] == options.samples]
+    text = [
+        f"Fashion-MNIST ResNet-20, {options.samples:,} test images; points of top-1 below the pre-trained ReLU network (`{NETWORK}`), mean ± standard",
+        "deviation over seeds (order of data and of calibration). Every trained row starts from that network. Passes over the training data: an epoch of",
+        f"an ANN is one, of an SNN tuned at T it is T. SGD, batch {BATCH}, lr {LR}, half a cosine. Its own ANN: what was trained, before conversion.",
+        "Training-free rows are made for each T; QCFS and its kin are one network at every T; tuned rows were made for the T that is shown.",
+        made_by("python benchmarks/training.py"),
+    ]  # fmt: skip
+    (options.out / "training.md").write_text(table(rows, text) + errors(rows))
+
+
+if __name__ == "__main__":
+    main()
