@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,11 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SubsetRandomSampler, TensorDataset
 
 from tospike.errors import DataError, OptionError, TrainingError
+from tospike.graph.kinds import TrainableActivation
+from tospike.history import History
+from tospike.parts.activations import Clip
 from tospike.tasks import Classification, Regression
-from tospike.train import EpochRecord, History, fit
+from tospike.train import fit
 
 CLASSES = 3
 
@@ -498,19 +502,149 @@ def test_nothing_to_train():
         quiet(nn.ReLU(), shuffled())
 
 
-# --- history
+# --- accumulation, early stopping, divergence
 
 
-def test_history_survives_json():
-    history = History("top1", (EpochRecord(1, 0.1 + 0.2, 12.5, {"top1": 1 / 3}, 0.1, 4.0),))
-    assert History.from_json(history.to_json()) == history
-    assert json.loads(history.to_json())["records"][0]["epoch"] == 1
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_accumulated_batches_are_one_large_batch(clip_norm):
+    x, y = samples(48).tensors
+    nets = []
+    for size, accumulate in ((24, 1), (8, 3)):
+        ann = nn.Linear(6, CLASSES)
+        with torch.no_grad():
+            ann.weight.fill_(0.1), ann.bias.zero_()
+        quiet(ann, DataLoader(TensorDataset(x, y), size), accumulate=accumulate, clip_norm=clip_norm, lr=0.1, epochs=1)
+        nets.append(ann)
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    ann = nn.Linear(6, CLASSES)
+    with torch.no_grad():
+        ann.weight.fill_(0.1), ann.bias.zero_()
+    quiet(ann, DataLoader(TensorDataset(x, y), 8), clip_norm=clip_norm, lr=0.1, epochs=1)
+    assert (ann.weight - nets[0].weight).abs().max() > 5e-3
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"headline": "x", "records": [{"epoch": 1}]}'])
-def test_what_is_no_history_is_refused(text):
-    with pytest.raises(TrainingError, match="no training history"):
-        History.from_json(text)
+def test_the_last_group_may_be_short():
+    steps = []
+
+    class Counting(nn.Linear):
+        def forward(self, x):
+            steps.append(self.weight.detach().clone())
+            return super().forward(x)
+
+    quiet(Counting(6, CLASSES), DataLoader(samples(40), 8), accumulate=3, epochs=1)
+    changed = [not torch.equal(a, b) for a, b in itertools.pairwise(steps)]
+    assert changed == [False, False, True, False]
+
+
+def test_early_stopping_keeps_the_best_epoch():
+    validation, weights = DataLoader(samples(20, seed=2), 10), []
+    ann = small()
+    history = quiet(ann, shuffled(), epochs=30, validation_loader=validation, patience=3, lr=0.5,
+                    log=lambda _: weights.append(copy.deepcopy(ann.state_dict())))  # fmt: skip
+    values = [record.validation_scores["top1"] for record in history.records]
+    best = values.index(max(values))
+    assert history.kept == best + 1
+    assert history.result.validation_scores["top1"] == max(values)
+    assert len(values) == 30 or len(values) == best + 1 + 3
+    assert all(torch.equal(ann.state_dict()[name], value) for name, value in weights[best].items())
+
+
+def test_early_stopping_resumes(tmp_path):
+    options = {"epochs": 12, "validation_loader": DataLoader(samples(20, seed=2), 10), "patience": 2, "lr": 0.5}
+    whole, parted = small(), small()
+    history = quiet(whole, shuffled(), **options)
+    for count in (1, 2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            quiet(parted, shuffled(), checkpoint=tmp_path / "run.pt", log=stop_after(count), **options)
+    resumed = quiet(parted, shuffled(), checkpoint=tmp_path / "run.pt", **options)
+    assert same(whole, parted)
+    assert resumed.kept == history.kept
+    assert len(resumed.records) == len(history.records)
+
+
+def test_early_stopping_without_a_validation_set():
+    with pytest.raises(OptionError, match="validation"):
+        quiet(small(), shuffled(), patience=2)
+
+
+def test_a_diverging_run_stops_and_says_what_is_kept(tmp_path):
+    x = torch.randn(32, 4)
+    good, bad = [(x, x.sum(1, keepdim=True))], [(1e3 * x, x.sum(1, keepdim=True))]
+
+    class Worse:
+        passes = 0
+
+        def __len__(self):
+            return 1
+
+        def __iter__(self):
+            self.passes += 1
+            return iter(good if self.passes < 3 else bad)
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(TrainingError, match=r"grows without end(?s:.*)epoch 3(?s:.*)holds the run after epoch 2"):
+        quiet(nn.Linear(4, 1), Worse(), epochs=4, lr=1e-4, task=Regression(), checkpoint=path)
+    assert len(json.loads(torch.load(path, weights_only=True)["history"])["records"]) == 2
+
+
+def test_a_threshold_at_its_bound_is_named():
+    ann = nn.Sequential(nn.Linear(6, 8), Clip(0.5, decay=50.0), nn.Linear(8, CLASSES))
+    with pytest.raises(TrainingError, match=r"collapsed(?s:.*)where: 1\n"):
+        quiet(ann, shuffled(), epochs=60, lr=0.5, clip_norm=1.0)
+
+
+def test_penalties_are_part_of_the_loss():
+    class Charged(TrainableActivation):
+        threshold = torch.tensor(1.0)
+
+        def forward(self, x):
+            return x
+
+        def penalty(self):
+            return torch.tensor(100.0)
+
+    plain, charged = (nn.Sequential(nn.Linear(6, CLASSES), extra) for extra in (nn.Identity(), Charged()))
+    charged.load_state_dict(plain.state_dict())
+    losses = [quiet(ann, shuffled(), epochs=1).last.train_loss for ann in (plain, charged)]
+    assert losses[1] - losses[0] == pytest.approx(100.0, abs=1e-3)
+
+
+# --- killed
+
+
+KILLED = """
+import sys, torch
+sys.path.insert(0, {folder!r})
+from test_train import quiet, shuffled, small
+torch.set_num_threads(1)
+ann = small()
+class Slow(torch.nn.Module):
+    def forward(self, x):
+        import time
+        time.sleep(0.02)
+        return x
+ann.append(Slow())
+print("begun", flush=True)
+quiet(ann, shuffled(), epochs=6, checkpoint={path!r}, log=lambda record: print(record.epoch, flush=True))
+torch.save(ann.state_dict(), {path!r} + ".done")
+"""
+
+
+def test_a_run_killed_at_any_moment_ends_where_an_uninterrupted_one_does(tmp_path):
+    states = []
+    for name, delays in (("whole", ()), ("killed", (0.0, 0.1))):
+        script, path = tmp_path / f"{name}.py", tmp_path / f"{name}.pt"
+        script.write_text(KILLED.format(folder=os.path.dirname(__file__), path=str(path)))
+        for delay in delays:
+            with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+                process.stdout.readline()  # it has begun
+                process.stdout.readline()  # and finished an epoch
+                time.sleep(delay)
+                process.kill()
+        subprocess.run([sys.executable, str(script)], check=True, capture_output=True)
+        states.append(torch.load(f"{path}.done", weights_only=True))
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 # --- several processes

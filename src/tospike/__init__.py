@@ -8,6 +8,7 @@ from tospike.diagnose import error_terms as error_terms
 from tospike.evaluate import Interrupted as Interrupted
 from tospike.evaluate import Result as Result
 from tospike.evaluate import evaluate as evaluate
+from tospike.history import History as History
 from tospike.methods import COS as COS
 from tospike.methods import CRPI as CRPI
 from tospike.methods import FTBC as FTBC
@@ -61,7 +62,6 @@ from tospike.run.simulate import simulate as simulate
 from tospike.tasks import Classification as Classification
 from tospike.tasks import Regression as Regression
 from tospike.tasks import Task as Task
-from tospike.train import History as History
 from tospike.train import fit as fit
 from tospike.tune import tune as tune
 

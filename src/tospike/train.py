@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, zip_longest
 from operator import length_hint
@@ -25,71 +24,27 @@ from rich.progress import Progress, TextColumn
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from tospike.errors import DataError, Problem, TospikeError, TrainingError, is_count, is_within, require
+from tospike.errors import (
+    DataError,
+    OptionError,
+    Problem,
+    TospikeError,
+    TrainingError,
+    is_count,
+    is_within,
+    require,
+)
 from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.graph.inputs import required_inputs
+from tospike.history import EpochRecord, History, Metrics
 from tospike.tasks import Classification, Task
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _CLASSIFICATION = Classification()
 _STATEFUL = ("ann", "optimizer", "scaler")
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch did.
-
-    Attributes:
-        epoch: Number of the epoch, from 1.
-        train_loss: Mean loss over the samples, each taken when it was trained on.
-        train_score: Headline score of the task over the same outputs, in the task's unit.
-        test_scores: Scores on the test set after the epoch; empty without a test loader.
-        lr: Learning rate of the last batch.
-        seconds: Wall time of the epoch, test included.
-    """
-
-    epoch: int
-    train_loss: float
-    train_score: float
-    test_scores: dict[str, float]
-    lr: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class History:
-    """The epochs of a training run.
-
-    Attributes:
-        headline: Name of the score in `EpochRecord.train_score`, and of the one to read first in `test_scores`.
-        records: One record per finished epoch.
-    """
-
-    headline: str
-    records: tuple[EpochRecord, ...] = ()
-
-    @property
-    def last(self) -> EpochRecord:
-        """The record of the last epoch, which is the result of the run."""
-        return self.records[-1]
-
-    def to_json(self) -> str:
-        """Write the history as JSON."""
-        return json.dumps(asdict(self), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> History:
-        """Read what `to_json` wrote.
-
-        Raises:
-            TrainingError: The text is not a history.
-        """
-        try:
-            raw = json.loads(text)
-            return cls(raw["headline"], tuple(EpochRecord(**record) for record in raw["records"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError("This is no training history", got=str(error), expected="what to_json wrote") from error
+DIVERGED = 10.0  # times the least loss so far, plus 1: a run that stands there does not come back
+AT_BOUND = 1e-6  # thresholds below it are at the bound of their parametrisation
 
 
 @dataclass(frozen=True)
@@ -101,6 +56,8 @@ class _Settings:
     weight_decay: float
     warmup_epochs: int
     clip_norm: float | None
+    accumulate: int
+    patience: int | None
     mixed_precision: str | None
     channels_last: bool
     seed: int
@@ -116,6 +73,8 @@ class _Settings:
              ">= 0 and finite", 5e-4),
             ("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs < max(1, float(self.epochs)), "in [0, epochs)", 0),
             ("clip_norm", self.clip_norm, self.clip_norm is None or self.clip_norm > 0, "positive or None", 1.0),
+            ("accumulate", self.accumulate, is_count(self.accumulate), "an integer >= 1", 1),
+            ("patience", self.patience, self.patience is None or is_count(self.patience), "an integer >= 1, or None", 5),
             ("mixed_precision", self.mixed_precision, self.mixed_precision in (None, *_DTYPES), "'bf16', 'fp16' or None", None),
         )  # fmt: skip
 
@@ -136,11 +95,15 @@ class FitOptions(TypedDict, total=False):
     weight_decay: float
     warmup_epochs: int
     clip_norm: float | None
+    accumulate: int
+    validation_loader: Iterable[Any] | None
+    patience: int | None
     mixed_precision: Literal["bf16", "fp16"] | None
     channels_last: bool
     seed: int
     checkpoint: str | os.PathLike[str] | None
     resume: bool
+    metrics: str | os.PathLike[str] | None
     progress: bool
     log: Callable[[EpochRecord], None] | None
 
@@ -148,12 +111,13 @@ class FitOptions(TypedDict, total=False):
 def fit(
     ann: nn.Module, train_loader: Iterable[Any], test_loader: Iterable[Any] | None = None, *,
     epochs: int, task: Task = _CLASSIFICATION, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False,
-    weight_decay: float = 5e-4, warmup_epochs: int = 0, clip_norm: float | None = None,
+    weight_decay: float = 5e-4, warmup_epochs: int = 0, clip_norm: float | None = None, accumulate: int = 1,
+    validation_loader: Iterable[Any] | None = None, patience: int | None = None,
     mixed_precision: Literal["bf16", "fp16"] | None = None, channels_last: bool = False, seed: int = 42,
     checkpoint: str | os.PathLike[str] | None = None, resume: bool = True,
-    progress: bool = True, log: Callable[[EpochRecord], None] | None = None,
+    metrics: str | os.PathLike[str] | None = None, progress: bool = True, log: Callable[[EpochRecord], None] | None = None,
 ) -> History:  # fmt: skip
-    """Train a network in place with SGD; the weights after the last epoch are the result, whatever the test scores.
+    """Train a network in place with SGD; the weights after the last epoch are the result, unless `patience` says otherwise.
 
     The learning rate rises linearly over the warm-up, then follows half a cosine to 0; it changes with every batch, not
     in one jump per epoch. Weight decay acts on all parameters, those of batch norm and of trained thresholds included. A
@@ -177,11 +141,16 @@ def fit(
         weight_decay: L2 penalty of SGD.
         warmup_epochs: Epochs of linear warm-up.
         clip_norm: Largest allowed norm of all gradients together.
+        accumulate: Batches whose gradients are averaged for one step of SGD: the effect of larger batches, but for batch norm.
+        validation_loader: Batches to score after every epoch, kept out of training; see `tospike.data.Data.held_out`.
+        patience: Stop when the headline score on the validation set has not risen for so many epochs; the weights of the best epoch
+            are the result. None trains all epochs. The test set never decides.
         mixed_precision: Format of what torch holds safe in it (fp16: slow on CPUs); weights and loss stay float32.
         channels_last: Keep images ``[N, C, H, W]`` with the channels innermost in memory: faster convolutions.
         seed: Seed of everything random.
         checkpoint: File that holds the run after its last finished epoch.
         resume: Go on from the checkpoint if it exists; with False it is overwritten.
+        metrics: Where to write the records: a file ``*.jsonl``, one line per epoch, or a folder, which gets ``metrics.jsonl`` and events for TensorBoard.
         progress: Show a progress bar.
         log: Called with the record of each finished epoch, on the main process only.
 
@@ -191,7 +160,9 @@ def fit(
     Raises:
         OptionError: A setting is out of range.
         DataError: A batch does not fit the network or the task.
-        TrainingError: An empty loader, a loss that is not finite, nothing to train, a damaged or foreign checkpoint.
+        TrainingError: An empty loader, a loss that is not finite or grows without end, a trained threshold at its bound, nothing to train, a
+            damaged or foreign checkpoint. The checkpoint keeps the last good epoch.
+        MissingExtraError: `metrics` is a folder and TensorBoard is not installed.
 
     Example:
         >>> batch = torch.eye(4), torch.tensor([0, 1, 2, 3])
@@ -200,17 +171,24 @@ def fit(
         100.0
     """
     settings = _Settings(
-        epochs, lr, momentum, nesterov, weight_decay, warmup_epochs, clip_norm, mixed_precision, channels_last, seed
-    )
+        epochs, lr, momentum, nesterov, weight_decay, warmup_epochs, clip_norm, accumulate, patience, mixed_precision,
+        channels_last, seed,
+    )  # fmt: skip
+    if patience is not None and validation_loader is None:
+        raise OptionError(
+            "Early stopping needs a validation set", got=f"patience={patience}, validation_loader=None", expected="validation_loader=",
+            remedy="Pass one: train, validation = found.held_out(5000).loaders(128); the test set must not decide.",
+        )  # fmt: skip
     with _restored(ann, channels_last):
-        run = _Run(ann, (train_loader, test_loader), task, settings)
+        run = _Run(ann, (train_loader, test_loader, validation_loader), task, settings)
         path = None if checkpoint is None else Path(checkpoint)
         if path and resume and path.exists():
             run.load(path)
-        return _all_epochs(run, path, progress, log)
+        with Metrics(metrics, run.history, on=run.accelerator.is_main_process) as written:
+            return _all_epochs(run, path, progress, [written.add, *([log] if log else [])])
 
 
-def _all_epochs(run: _Run, path: Path | None, progress: bool, log: Callable[[EpochRecord], None] | None) -> History:
+def _all_epochs(run: _Run, path: Path | None, progress: bool, logs: list[Callable[[EpochRecord], None]]) -> History:
     console = Console(stderr=True, quiet=not run.accelerator.is_main_process)
     shown = TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]}  {task.fields[score]}")
     done, epochs = len(run.history.records), run.settings.epochs
@@ -219,22 +197,38 @@ def _all_epochs(run: _Run, path: Path | None, progress: bool, log: Callable[[Epo
             total, completed = epochs * run.batches, done * run.batches
             line = bar.add_task("train", total=total, completed=completed, epoch=done + 1, loss="-", score="")
             for epoch in range(done, epochs):
-                record = run.epoch(epoch, partial(bar.update, line))
+                if run.is_over():
+                    break
+                try:
+                    record = run.epoch(epoch, partial(bar.update, line))
+                except TrainingError as error:
+                    raise _saying_what_is_kept(error, path, epoch) from error
                 if path:
                     run.save(path)
-                if log and run.accelerator.is_main_process:
+                for log in logs if run.accelerator.is_main_process else ():
                     log(record)
     except KeyboardInterrupt:
         how = f"the same call goes on from {path}" if path else "nothing was saved; checkpoint= would keep it"
         console.print(f"Stopped after {len(run.history.records)} of {epochs} epochs: {how}.", highlight=False)
         raise
+    run.keep_best()
     return run.history
+
+
+def _saying_what_is_kept(error: TrainingError, path: Path | None, epoch: int) -> TrainingError:
+    """Add to an error where the last good epoch is."""
+    kept = f"{path} holds the run after epoch {epoch}" if path and epoch else "nothing was saved before it"
+    problem = error.problem
+    remedy = f"{problem.remedy} ({kept}; with other settings begin anew: resume=False.)"
+    return TrainingError(
+        problem.what, where=problem.where, got=problem.got, expected=problem.expected, remedy=remedy, problems=error.problems
+    )  # fmt: skip
 
 
 class _Run:
     """A training run between two batches: network, optimiser, loaders, and the records so far."""
 
-    def __init__(self, ann: nn.Module, loaders: tuple[Any, Any], task: Task, settings: _Settings) -> None:
+    def __init__(self, ann: nn.Module, loaders: tuple[Any, Any, Any], task: Task, settings: _Settings) -> None:
         self.ann, self.task, self.settings = ann, task, settings
         self.names = required_inputs(ann)
         self.penalised: list[Any] = [module for module in ann.modules() if hasattr(module, "penalty")]
@@ -246,9 +240,10 @@ class _Run:
             momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov,
         )  # fmt: skip
         self.model, self.optimizer, *prepared = self.accelerator.prepare(ann, optimizer, *loaders)
-        self.train_loader, self.test_loader = prepared
+        self.train_loader, self.test_loader, self.validation_loader = prepared
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.mixed_precision == "fp16")
         self.history = History(task.headline)
+        self.best: dict[str, Tensor] = {}  # weights of the best epoch, where early stopping wants them
         self.batches = length_hint(self.train_loader)
         if not self.batches:
             raise _empty("training")
@@ -258,13 +253,55 @@ class _Run:
         begin = time.perf_counter()
         self._seed(epoch)
         loss, score = self._train(epoch, show)
-        scores = self._test() if self.test_loader is not None else {}
+        self._refuse_divergence(epoch, loss)
+        scores = self._test(self.test_loader, "test")
+        validation = self._test(self.validation_loader, "validation")
         headline = self.task.headline
         show(score=f"{'test' if scores else 'train'} {headline} {scores.get(headline, score):.4g} {self.task.unit}")
         lr = self.optimizer.param_groups[0]["lr"]
-        record = EpochRecord(epoch + 1, loss, score, scores, lr, time.perf_counter() - begin)
-        self.history = replace(self.history, records=(*self.history.records, record))
+        record = EpochRecord(epoch + 1, loss, score, scores, lr, time.perf_counter() - begin, validation)
+        best = self._is_best(record)
+        if best and self.settings.patience is not None:
+            self.best = {name: value.detach().cpu().clone() for name, value in self.ann.state_dict().items()}
+        kept = epoch + 1 if best or self.settings.patience is None else self.history.kept
+        self.history = replace(self.history, records=(*self.history.records, record), kept=kept)
         return record
+
+    def _is_best(self, record: EpochRecord) -> bool:
+        if not self.history.records:
+            return True
+        headline, sign = self.task.headline, 1 if self.task.higher_is_better else -1
+        old, new = (one.validation_scores.get(headline, 0.0) for one in (self.history.result, record))
+        return sign * new > sign * old
+
+    def is_over(self) -> bool:
+        """Tell whether the validation score has not risen for as long as patience lasts."""
+        patience = self.settings.patience
+        return patience is not None and len(self.history.records) - self.history.kept >= patience > 0
+
+    def keep_best(self) -> None:
+        """Put the weights of the best epoch into the network, where early stopping kept them."""
+        if self.best:
+            self.ann.load_state_dict(self.best)
+
+    def _refuse_divergence(self, epoch: int, loss: float) -> None:
+        least = min((record.train_loss for record in self.history.records), default=loss)
+        if loss > DIVERGED * least + 1.0:
+            raise TrainingError(
+                "The loss grows without end", where=f"epoch {epoch + 1}", got=f"{loss:.4g}", expected=f"about the least so far, {least:.4g}",
+                remedy="Lower lr, add warmup_epochs= or clip_norm=.",
+            )  # fmt: skip
+        problems = [
+            Problem("A threshold reached its bound", where=name or type(module).__name__, got=f"{float(theta.detach().min()):.3g}",
+                    expected=f"above {AT_BOUND:g}")
+            for name, module in self.ann.named_modules()
+            if isinstance(theta := getattr(module, "threshold", None), Tensor) and bool((theta.detach() <= AT_BOUND).any())
+        ]  # fmt: skip
+        if problems:
+            raise TrainingError(
+                "Trained thresholds collapsed: their channels send nothing any more", where=f"epoch {epoch + 1}", problems=problems,
+                remedy="Lower lr or the decay of the thresholds, or start from larger ones (initial=).",
+            )  # fmt: skip
 
     def _seed(self, epoch: int) -> None:
         # Seeds of neighbouring runs and epochs must not coincide, as those of seed + epoch would.
@@ -280,8 +317,9 @@ class _Run:
         metrics: MetricCollection | None = None
         total, samples = 0.0, 0
         for index, batch in enumerate(self.train_loader):
+            first, last = self._group(index)
             for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.rate(epoch + (index + 0.5) / self.batches)
+                group["lr"] = self.settings.rate(epoch + (first + last + 1) / 2 / self.batches)
             output, target, size = self._forward(batch)
             metrics = self._update(metrics, output, target)
             loss = self.task.loss(output, target)
@@ -292,7 +330,7 @@ class _Run:
                     "The loss is not finite", where=f"epoch {epoch + 1}, batch {index + 1}", got=str(value),
                     remedy="Lower lr, add warmup_epochs= or clip_norm=, and look for NaN or Inf in the data.",
                 )  # fmt: skip
-            self._step(loss)
+            self._descend(loss / (last - first + 1), begin=index == first, end=index == last)
             total, samples = total + value * size, samples + size
             show(advance=1, epoch=epoch + 1, loss=f"{total / samples:.4f}")
         if metrics is None:
@@ -300,26 +338,38 @@ class _Run:
         sums = self.accelerator.reduce(torch.tensor([total, samples], device=self.device))
         return float(sums[0] / sums[1]), self.task.scores(metrics)[self.task.headline]
 
-    def _step(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad()
-        self.accelerator.backward(self.scaler.scale(loss))
+    def _group(self, index: int) -> tuple[int, int]:
+        """Return the first and the last of the batches that share a step of SGD with this one."""
+        first = index - index % self.settings.accumulate
+        return first, min(first + self.settings.accumulate, self.batches) - 1
+
+    def _descend(self, loss: Tensor, *, begin: bool, end: bool) -> None:
+        """Add the gradients of a batch to those of its group, and take a step at the end of the group."""
+        if begin:
+            self.optimizer.zero_grad()
+        with nullcontext() if end else self.accelerator.no_sync(self.model):
+            self.accelerator.backward(self.scaler.scale(loss))
+        if not end:
+            return
         if self.settings.clip_norm is not None:
             self.scaler.unscale_(self.optimizer)
             self.accelerator.clip_grad_norm_(self.ann.parameters(), self.settings.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    def _test(self) -> dict[str, float]:
+    def _test(self, loader: Any, which: str) -> dict[str, float]:
+        if loader is None:
+            return {}
         self.model.eval()
         metrics: MetricCollection | None = None
         with torch.no_grad():
-            for batch in self.test_loader:
+            for batch in loader:
                 output, target, _ = self._forward(batch)
                 if self.accelerator.num_processes > 1:  # with one process, its guess of the last batch can drop samples
                     output, target = self.accelerator.gather_for_metrics((output, target))
                 metrics = self._update(metrics, output, target)
         if metrics is None:
-            raise _empty("test")
+            raise _empty(which)
         return self.task.scores(metrics)
 
     def _forward(self, batch: Any) -> tuple[Any, Any, int]:
@@ -358,14 +408,16 @@ class _Run:
         if self.accelerator.is_main_process:
             state = {name: getattr(self, name).state_dict() for name in _STATEFUL}
             with replacing(path) as file:
-                torch.save({"run": self._fingerprint(), "history": self.history.to_json(), **state}, file)
+                torch.save(
+                    {"run": self._fingerprint(), "history": self.history.to_json(), "best": self.best, **state}, file
+                )
         self.accelerator.wait_for_everyone()
 
     def load(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             lines, history = state["run"], History.from_json(state["history"])
-            parts = {name: state[name] for name in _STATEFUL}
+            best, parts = state["best"], {name: state[name] for name in _STATEFUL}
         except Exception as error:  # a damaged file makes torch.load raise anything
             raise TrainingError(
                 "The checkpoint cannot be read", where=str(path), got=f"{type(error).__name__}: {error}",
@@ -380,7 +432,7 @@ class _Run:
             )  # fmt: skip
         for name, part in parts.items():
             getattr(self, name).load_state_dict(part)
-        self.history = history
+        self.history, self.best = history, best
 
 
 @contextmanager

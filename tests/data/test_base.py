@@ -94,3 +94,21 @@ def test_an_empty_part_is_refused():
 def test_sizes_below_their_range_are_refused(settings):
     with pytest.raises(OptionError, match="too small"):
         data().loaders(**settings)
+
+
+def test_held_out_samples_are_not_trained_on():
+    found = data()
+    search = found.held_out(10, seed=3)
+    train, validation = search.loaders(16)
+    held = labels(validation)
+    assert sorted(labels(train) + held) == list(range(50))
+    assert len(held) == 10
+    assert sorted(labels(search.calibration(16))) == sorted(labels(train))
+    images = torch.cat([batch[0] for batch in validation])
+    assert all((image == image.flatten()[0]).all() for image in images), "held-out samples were augmented"
+    assert labels(found.held_out(10, seed=3).loaders(16)[1]) == held
+    assert labels(found.held_out(10, seed=4).loaders(16)[1]) != held
+    assert len(search.held_out(5).train) == 35
+    for count in (0, 50):
+        with pytest.raises(OptionError, match="held_out"):
+            found.held_out(count)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from tospike.data.memory import Batch
 from tospike.errors import DataError, OptionError
@@ -75,6 +75,29 @@ class Data:
         shuffling = torch.Generator().manual_seed(seed)
         train = _loader(self.train, batch_size, workers, shuffle=True, generator=shuffling)
         return train, _loader(self.test, batch_size if test_batch_size is None else test_batch_size, workers)
+
+    def held_out(self, count: int, *, seed: int = 0) -> Data:
+        """Return the set with `count` training samples, drawn by `seed`, in place of its test samples: for choosing settings.
+
+        The samples that are held out are not augmented; `train` and `plain` lose them.
+
+        Raises:
+            OptionError: `count` is not in [1, training samples).
+
+        Example:
+            >>> from tospike import data
+            >>> kept = data.load("digits").held_out(100)
+            >>> len(kept.test)
+            100
+        """
+        plain = self.train if self.plain is None else self.plain
+        size = len(plain)  # type: ignore[arg-type]
+        if not 1 <= count < size:
+            raise OptionError("`count` of held_out is out of range", got=str(count), expected=f"an integer in [1, {size})",
+                              remedy=f"Pass {max(size // 10, 1)}.")  # fmt: skip
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
+        out, left = sorted(order[:count]), sorted(order[count:])
+        return replace(self, train=Subset(self.train, left), test=Subset(plain, out), plain=Subset(plain, left))
 
     def calibration(self, batch_size: int, *, workers: int = 0, seed: int = 0) -> DataLoader[Any]:
         """Return a loader of the training images without augmentation, in one order that `seed` draws.

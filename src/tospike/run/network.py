@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from tospike.graph.capture import Site
 from tospike.graph.walk import site_nodes
+from tospike.history import History
 from tospike.neurons.model import NeuronModel
 from tospike.run.plan import Plan
 from tospike.run.schedule import Delay, Engine
@@ -22,11 +23,11 @@ class Tuned:
 
     Attributes:
         settings: Those of the tuning, its name among them.
-        history: The epochs, a `tospike.train.History`.
+        history: The epochs.
     """
 
     settings: dict[str, Any]
-    history: Any
+    history: History
 
 
 @dataclass(frozen=True)
