@@ -11,7 +11,7 @@ from tospike.errors import OptionError
 from tospike.neurons import Neuron
 from tospike.run.network import Tuned
 from tospike.testing import _Residual
-from tospike.tune import _InTraining
+from tospike.trainable import TrainableSNN
 
 T = 3
 
@@ -61,7 +61,7 @@ def test_the_forward_pass_is_the_snn(ann, batches, name, gradient):
     if name in SYNCHRONOUS and gradient == "time":
         pytest.skip("refused")
     snn = convert(ann, batches, (METHODS | SYNCHRONOUS)[name])
-    network = _InTraining(snn, ts.Tuning(T, gradient=gradient, normalise=False)).train()
+    network = TrainableSNN(snn, ts.Tuning(T, gradient=gradient, normalise=False)).train()
     x = batches[0][0]
     torch.testing.assert_close(network(x), snn(x, time_steps=T), rtol=1e-4, atol=1e-5)
 
@@ -69,7 +69,7 @@ def test_the_forward_pass_is_the_snn(ann, batches, name, gradient):
 @pytest.mark.parametrize("name", METHODS)
 def test_normalising_changes_nothing_before_training(ann, batches, name):
     snn = convert(ann, batches, METHODS[name])
-    network = _InTraining(snn, ts.Tuning(T))
+    network = TrainableSNN(snn, ts.Tuning(T))
     network.normalise([{"x": x} for x, _ in batches])
     x = batches[0][0]
     torch.testing.assert_close(network.eval()(x), snn(x, time_steps=T), rtol=1e-3, atol=1e-3)
@@ -116,7 +116,7 @@ def test_computing_steps_again_changes_no_gradient(ann, batches, chunk, method):
     snn, (x, y) = convert(ann, batches, METHODS[method]), batches[0]
     gradients = []
     for steps_per_call in (None, chunk):
-        network = _InTraining(snn, ts.Tuning(T, normalise=False, steps_per_call=steps_per_call)).train()
+        network = TrainableSNN(snn, ts.Tuning(T, normalise=False, steps_per_call=steps_per_call)).train()
         nn.functional.cross_entropy(network(x), y).backward()
         gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -128,7 +128,7 @@ def test_computing_steps_again_counts_statistics_once(ann, batches):
     snn, (x, _) = convert(ann, batches, METHODS["binary"]), batches[0]
     networks = []
     for backward in (False, True):
-        network = _InTraining(snn, ts.Tuning(T, steps_per_call=1))
+        network = TrainableSNN(snn, ts.Tuning(T, steps_per_call=1))
         network.normalise([{"x": x}])
         output = network.train()(x)
         if backward:
@@ -140,7 +140,7 @@ def test_computing_steps_again_counts_statistics_once(ann, batches):
 
 
 def test_front_first_freezes_what_is_in_front(ann, batches):
-    network = _InTraining(convert(ann, batches, METHODS["binary"]), ts.PTL(T)).train()
+    network = TrainableSNN(convert(ann, batches, METHODS["binary"]), ts.PTL(T)).train()
     network.batches_in_all = 3 * 4
     x, y = batches[0]
     found = []
@@ -156,7 +156,7 @@ def test_front_first_freezes_what_is_in_front(ann, batches):
 
 def test_before_anything_spikes_it_is_the_ann(ann, batches):
     snn = convert(ann, batches, ts.RobustNorm(percentile=1.0))
-    network = _InTraining(snn, ts.PTL(T)).train()
+    network = TrainableSNN(snn, ts.PTL(T)).train()
     network.batches_in_all = 1000
     x = batches[0][0]
     torch.testing.assert_close(network(x), ann(x), rtol=1e-3, atol=1e-3)

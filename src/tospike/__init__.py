@@ -47,6 +47,7 @@ from tospike.methods.tuning import PTL as PTL
 from tospike.methods.tuning import SNN2ANN as SNN2ANN
 from tospike.methods.tuning import TUNINGS as TUNINGS
 from tospike.methods.tuning import DeepSNN as DeepSNN
+from tospike.methods.tuning import JointErrors as JointErrors
 from tospike.methods.tuning import LaSNN as LaSNN
 from tospike.methods.tuning import LayerTuning as LayerTuning
 from tospike.methods.tuning import Tuning as Tuning

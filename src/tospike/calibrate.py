@@ -11,6 +11,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, fx, nn
 
+from tospike import processes
 from tospike.errors import CalibrationError, Problem
 from tospike.graph.batches import Inputs, cycle, move, split_batch
 from tospike.graph.capture import Capture
@@ -81,6 +82,7 @@ def calibrate(captured: Capture, parts: Parts, data: Iterable[Any] | None, *, pr
         _check_finite(scales, number)
         samples += next(iter(inputs.values())).shape[0]
     spread.check(number)
+    samples = int(processes.total(torch.tensor(samples, device=captured.device)))
     thresholds, dead = _thresholds(scales, samples)
     log = {name: torch.stack(scale.changes).tolist() for name, scale in scales.items() if scale.changes}
     delay = _delay(captured, scales, thresholds, parts.start, inputs)
@@ -227,7 +229,7 @@ def _strongest_currents(captured: Capture, scales: dict[str, Scale], inputs: Inp
     def watch(name: str, scale: Scale) -> torch.utils.hooks.RemovableHandle:
         def keep(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> None:
             axes = tuple(axis for axis in range(args[0].ndim) if axis != scale.site.channel_axis)
-            found[name] = float(args[0].clamp_min(0).mean(axes).max())
+            found[name] = float(processes.total(args[0].clamp_min(0).mean(axes)).max()) / processes.count()
 
         return scale.register_forward_hook(keep)
 

@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import recursively_apply  # type: ignore[import-untyped]
 from torch import Tensor, fx, nn
 
+from tospike import processes
 from tospike.calibrate import Calibration, calibrate, inputs_of
 from tospike.check import rewritten
 from tospike.errors import (
@@ -57,7 +58,8 @@ def convert(
         ann: A trained network. It is converted as it computes in eval mode.
         method: A conversion method, e.g. ``ts.LTB()``; with None the one that `prepare` left in the network, else ``ts.Auto()``.
         calibration: Batches of inputs, with or without targets; needed by methods that measure thresholds, and by
-            ``delay="auto"``.
+            ``delay="auto"``. Under several processes each passes its share, as many batches of one size as the others: what is measured is that of
+            all, and so is the SNN.
         example: One batch of inputs ``[N, ...]``; with None the first samples of the calibration data, or the one that `prepare` left.
         analog: Names of operations (``"softmax"``) or module paths that may run in analog, or ``"auto"`` for all. Such an
             operation is exact in the running mean, costs multiply-adds at every step, and is listed in the record.
@@ -170,13 +172,16 @@ def _nearest(ann: nn.Module, snns: Sequence[SNN], calibration: Iterable[Any] | N
         for number, snn in enumerate(snns):
             outputs = _tensors(snn(inputs, time_steps=parts.time_steps))
             errors[number] += sum(float((y - x).square().sum()) for x, y in zip(wanted, outputs, strict=True))
+    errors = processes.total(torch.tensor(errors, dtype=torch.float64, device=_device(ann))).tolist()
     return snns[errors.index(min(errors))]
 
 
 def _refine(captured: Capture, parts: Parts, calibration: Iterable[Any] | None, seed: int, progress: bool) -> None:
     assert calibration is not None  # refused above
     with _seeded(seed):
-        batches = [inputs_of(captured, batch, n) for n, batch in enumerate(cycle(calibration, parts.refine_batches), 1)]
+        batches = [
+            processes.together(inputs_of(captured, batch, n)) for n, batch in enumerate(cycle(calibration, parts.refine_batches), 1)
+        ]  # fmt: skip
         try:
             refine(captured.graph, parts.refiners, batches, parts.time_steps, progress=progress)
         except RuntimeError as error:

@@ -14,6 +14,7 @@ from rich.progress import track
 from torch import nn
 from torchmetrics import MetricCollection
 
+from tospike import processes
 from tospike.errors import DataError, OptionError, is_within, require, require_type
 from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
@@ -147,7 +148,7 @@ def evaluate(
 
     Args:
         snn: A converted network.
-        loader: Batches of inputs and targets.
+        loader: Batches of inputs and targets; under several processes each passes its share, and the result is that of all.
         task: How outputs are scored.
         time_steps: The T to score; all come from one simulation to the largest.
         delay: First counted step, ``"auto"``, or 0; see `tospike.simulate`.
@@ -233,6 +234,11 @@ class _Exit:
         self.metrics = self.metrics or task.metrics(chosen)
         self.metrics.update(chosen, target)
 
+    def mean_steps(self) -> float:
+        """Return the steps that a sample took on average."""
+        steps, samples = processes.total(torch.tensor([self.steps, self.samples], dtype=torch.float64)).tolist()
+        return float(steps / samples)
+
 
 class _Scoring:
     """Metrics of the reference and of every T, fed batch by batch."""
@@ -298,6 +304,7 @@ class _Scoring:
 
     def _result(self) -> Result:
         made = self.snn.conversion
+        self.counts.reduce()
         scores = {t: self.task.scores(metrics) for t, metrics in self.metrics.items()}
         ann = scores.pop(0, {})
         headline = self.task.headline
@@ -312,6 +319,6 @@ class _Scoring:
             method=made.method, settings=made.settings, seed=made.seed,
             spikes=made.neuron.spikes, capacity=made.neuron.capacity, calibration_samples=made.calibration_samples,
             neurons_added=made.neurons_added, latency={t: made.neuron.latency(t, made.depth) for t in self.marks},
-            exits={e.level: {headline: self.task.scores(e.metrics)[headline], "steps": e.steps / e.samples} for e in self.exits if e.metrics},
+            exits={e.level: {headline: self.task.scores(e.metrics)[headline], "steps": e.mean_steps()} for e in self.exits if e.metrics},
             samples=self.counts.samples, uncounted=sorted(self.counts.uncounted),
         )  # fmt: skip

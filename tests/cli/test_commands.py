@@ -49,8 +49,60 @@ def test_errors_are_messages_with_status_2(arguments, said, capsys):
 
 def test_train_writes_weights_history_and_checkpoint(tmp_path, capsys):
     assert main(["train", "digits-relu", "--out", str(tmp_path), "--epochs", "1"]) == 0
-    assert {path.suffix for path in tmp_path.iterdir()} == {".pt", ".json", ".safetensors"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pt", ".json", ".jsonl", ".safetensors"}
     assert len(json.loads((tmp_path / "digits-relu.json").read_text())["records"]) == 1
+
+
+TUNED = """
+name: mine
+network: digits_net
+network_options: {}
+data: digits
+method: mice
+method_options: {time_steps: 2}
+epochs: 2
+batch_size: 64
+lr: 0.02
+weight_decay: 0.0
+start: digits-relu
+tuning: mice
+tuning_options: {time_steps: 2}
+tuning_epochs: 1
+expected: {2: 12.5}
+"""
+
+
+def test_a_recipe_of_ones_own_is_trained_and_tuned(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(TUNED)
+    arguments = ["train", str(tmp_path / "mine.yaml"), "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "tospike train digits-relu" in capsys.readouterr().err  # what it starts from comes first
+    assert main(["train", "digits-relu", "--out", str(tmp_path), "--epochs", "3"]) == 0
+    (tmp_path / "options.yaml").write_text(f"recipe: {tmp_path / 'mine.yaml'}\nout: {tmp_path}\n")
+    assert main(["train", "--config", str(tmp_path / "options.yaml")]) == 0
+    shown = capsys.readouterr().out
+    assert "SNN at T = 2" in shown
+    assert "12.5" in shown
+    tuned = json.loads((tmp_path / "mine-tuned.json").read_text())
+    assert tuned["records"][0]["test_scores"]["top1"] > 80
+    assert (tmp_path / "mine-tuned.jsonl").exists()
+
+
+def test_recipes_are_listed_and_written(capsys, tmp_path):
+    assert main(["recipes"]) == 0
+    shown = capsys.readouterr().out
+    assert "cifar10-wide-resnet20-mice-t8" in shown
+    assert "95.74" in shown
+    assert main(["recipes", "digits-qcfs-l4"]) == 0
+    (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
+    assert recipe(str(tmp_path / "my.yaml")) == recipe("digits-qcfs-l4")
+
+
+def test_methods_lists_tunings_too(capsys):
+    assert main(["methods"]) == 0
+    assert "layer-tuning" in capsys.readouterr().out
+    assert main(["methods", "--name", "ptl"]) == 0
+    assert "TPAMI" in capsys.readouterr().out
 
 
 def test_demo_on_digits_writes_curve_and_results(tmp_path, capsys):

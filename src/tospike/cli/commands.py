@@ -20,7 +20,8 @@ from tospike import data, zoo
 from tospike.errors import OptionError, refuse_unknown, require, require_type
 from tospike.files import replacing
 from tospike.report import curve_table, draw_curve
-from tospike.zoo.recipes import Recipe, recipe
+from tospike.train import FitOptions
+from tospike.zoo.recipes import RECIPES, Recipe, recipe
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
 
@@ -76,7 +77,7 @@ def _demo_networks(dataset: str, batches: int, console: Console) -> list[tuple[s
         trained = {}
         for name in ("digits-relu", "digits-qcfs-l4"):
             console.print(f"Training {name} ...")
-            trained[name] = _train(recipe(name), found=data.load("digits"), checkpoint=None)[0].eval()
+            trained[name] = _train(recipe(name), found=data.load("digits"), folder=None)[0].eval()
     chosen: list[tuple[str, nn.Module, ts.Method | None]] = []
     for name, ann in trained.items():
         if name.endswith("relu"):
@@ -100,9 +101,16 @@ def methods(name: str | None = None) -> int:
         for key, cls in sorted(ts.METHODS.items()):
             table.add_row(f"[bold]{key}", _example(cls).parts().neuron.spikes, (cls.__doc__ or "").splitlines()[0])
         console.print(table)
+        table = Table(
+            "name", "gradient", "what it is", title="Tunings of an SNN for ts.tune; `--name` tells all about one too"
+        )
+        for key, way in sorted(ts.TUNINGS.items()):
+            table.add_row(f"[bold]{key}", way(time_steps=8).gradient, (way.__doc__ or "").splitlines()[0])
+        console.print(table)
         return 0
-    refuse_unknown("method", name, sorted(ts.METHODS))
-    cls = ts.METHODS[name]
+    listed: dict[str, type] = ts.TUNINGS | ts.METHODS
+    refuse_unknown("method", name, sorted(listed))
+    cls = listed[name]
     console.print(f"{name}: ts.{cls.__name__}", style="bold", highlight=False)
     console.print(inspect.getdoc(cls), markup=False, highlight=False)
     table = Table("setting", "default")
@@ -156,34 +164,97 @@ def _network(name: str, shape: list[int] | None) -> tuple[nn.Module, torch.Tenso
     return ann, torch.zeros(shape or [1, 3, 224, 224])
 
 
-def train(name: str, out: str = "runs", root: str | None = None, epochs: int | None = None, resume: bool = True) -> int:
-    """Train the network of a recipe, and write its weights as safetensors.
+def recipes(name: str | None = None) -> int:
+    """List the recipes with the figures that were published, or write one as YAML, to be changed and trained.
 
     Args:
-        name: Recipe; an unknown name lists them all.
-        out: Folder for the checkpoint, the history and the weights.
-        root: Folder that holds the data set; searched in the usual places when not given.
-        epochs: Epochs instead of the recipe's own.
-        resume: Go on from the checkpoint of an interrupted run.
+        name: Recipe to write.
     """
-    entry = recipe(name)
-    entry = entry if epochs is None else dataclasses.replace(entry, epochs=epochs)
-    found = data.load(entry.data, root, **entry.data_options)
-    ann, history = _train(entry, found, Path(out, f"{name}.pt"), resume)
-    path = zoo.save(ann, name, Path(out))
-    with replacing(Path(out, f"{name}.json")) as written:
-        written.write_text(history.to_json(), encoding="utf-8")
-    Console().print(f"{path}: {history.last.test_scores}", highlight=False)
+    console = Console()
+    if name is not None:
+        print(recipe(name).to_yaml(), end="")
+        return 0
+    table = Table(
+        Column("recipe", no_wrap=True), Column("epochs", no_wrap=True), "published top-1 in %",
+        title="Recipes; `tospike train RECIPE` runs one",
+    )  # fmt: skip
+    for key, entry in RECIPES.items():
+        figures = ", ".join(f"{t if t == 'ann' else f'T={t}'} {value}" for t, value in entry.expected.items())
+        spent = f"{entry.epochs} + {entry.tuning_epochs}" if entry.tuning else str(entry.epochs)
+        table.add_row(f"[bold]{key}", spent, figures)
+    console.print(table)
     return 0
 
 
-def _train(
-    entry: Recipe, found: data.Data, checkpoint: Path | None, resume: bool = True
-) -> tuple[nn.Module, ts.History]:
-    ann = zoo.build(entry)
+def train(
+    recipe: str,
+    out: str = "runs",
+    root: str | None = None,
+    epochs: int | None = None,
+    tuning_epochs: int | None = None,
+    resume: bool = True,
+) -> int:
+    """Train the network of a recipe, tune its SNN if the recipe says so, and write weights and histories.
+
+    Args:
+        recipe: Name of a recipe, or a file (*.yaml, *.json); an unknown name lists them all.
+        out: Folder for the checkpoint, the metrics, the history and the weights.
+        root: Folder that holds the data set; searched in the usual places when not given.
+        epochs: Epochs instead of the recipe's own.
+        tuning_epochs: Epochs of the tuning instead of the recipe's own.
+        resume: Go on from the checkpoint of an interrupted run.
+    """
+    entry = zoo.recipes.recipe(recipe)
+    changes: dict[str, Any] = {"epochs": epochs, "tuning_epochs": tuning_epochs}
+    entry = dataclasses.replace(entry, **{key: value for key, value in changes.items() if value is not None})
+    found, folder, console = data.load(entry.data, root, **entry.data_options), Path(out), Console()
+    ann, history = _train(entry, found, folder, resume)
+    path = zoo.save(ann, entry.name, folder)
+    _write(history, folder / f"{entry.name}.json")
+    console.print(f"{path}: {history.last.test_scores}", highlight=False)
+    if entry.tuning:
+        history = _tune(entry, ann, found, folder, resume)
+        _write(history, folder / f"{entry.name}-tuned.json")
+        steps = entry.tuning_options["time_steps"]
+        console.print(f"SNN at T = {steps}: {history.last.test_scores}", highlight=False)
+    if entry.expected:
+        console.print(f"Published: {dict(entry.expected)} ({entry.source})", highlight=False)
+    return 0
+
+
+def _write(history: ts.History, path: Path) -> None:
+    with replacing(path) as written:
+        written.write_text(history.to_json(), encoding="utf-8")
+
+
+def _train(entry: Recipe, found: data.Data, folder: Path | None, resume: bool = True) -> tuple[nn.Module, ts.History]:
+    ann = zoo.build(entry, calibration=found.calibration(100, seed=entry.seed), folder=folder)
     loaders = found.loaders(entry.batch_size, test_batch_size=500, seed=entry.seed)
-    history = ts.fit(ann, *loaders, checkpoint=checkpoint, resume=resume, channels_last=True, **entry.training())
+    kept: FitOptions = {"channels_last": True}
+    if folder is not None:
+        kept |= {"checkpoint": folder / f"{entry.name}.pt", "metrics": folder / f"{entry.name}.jsonl", "resume": resume}
+    history = ts.fit(ann, *loaders, **kept, **entry.training())
     return ann, history
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"demo": demo, "methods": methods, "check": check, "train": train}
+def _tune(entry: Recipe, ann: nn.Module, found: data.Data, folder: Path, resume: bool) -> ts.History:
+    calibration = found.calibration(100, seed=entry.seed)
+    snn = ts.convert(ann.eval(), calibration=calibration, seed=entry.seed)
+    before = zoo.load(entry.start, folder) if entry.start else None
+    loaders = found.loaders(entry.batch_size, test_batch_size=500, seed=entry.seed)
+    tuned = ts.tune(
+        snn, ts.tuning(entry.tuning, **entry.tuning_options), *loaders, ann=before, epochs=entry.tuning_epochs, lr=entry.lr,
+        seed=entry.seed, channels_last=True, checkpoint=folder / f"{entry.name}-tuned.pt", resume=resume,
+        metrics=folder / f"{entry.name}-tuned.jsonl",
+    )  # fmt: skip
+    assert tuned.conversion.tuned is not None
+    return tuned.conversion.tuned.history
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "methods": methods,
+    "check": check,
+    "recipes": recipes,
+    "train": train,
+}

@@ -11,7 +11,7 @@ from torch import Tensor
 from tospike.errors import is_count, is_within
 from tospike.methods.base import Rule, register
 from tospike.methods.trained import Trained
-from tospike.methods.tuning import Tuning
+from tospike.methods.tuning import JointErrors
 from tospike.parts.activations import ClipFloorShift
 
 
@@ -69,9 +69,9 @@ class MiCE(Trained):
         return self.time_steps
 
     @property
-    def tuning(self) -> Tuning:
+    def tuning(self) -> JointErrors:
         """What the second stage passes to `tospike.tune`."""
-        return Tuning(self.time_steps, errors=self.errors)
+        return JointErrors(self.time_steps, errors=self.errors)
 
     def activation(self, initial: float | Tensor, channels: int | None) -> ClipFloorShift:
         """Return the activation of one Site."""

@@ -204,8 +204,22 @@ class DeepSNN(Tuning):
     logits: float = 0.0
 
 
+@dataclass(frozen=True)
+class JointErrors(Tuning):
+    """The second stage of `MiCE`: the SNN's own clipping, quantisation and timing errors are part of the loss.
+
+    Source: see `tospike.MiCE`; our construction.
+
+    Example:
+        >>> JointErrors(time_steps=8).errors
+        0.1
+    """
+
+    errors: float = 0.1
+
+
 TUNINGS |= {
-    "tuning": Tuning, "dsr": DSR, "snn2ann": SNN2ANN, "ptl": PTL, "layer-tuning": LayerTuning, "lasnn": LaSNN, "deep-snn": DeepSNN,
+    "tuning": Tuning, "mice": JointErrors, "dsr": DSR, "snn2ann": SNN2ANN, "ptl": PTL, "layer-tuning": LayerTuning, "lasnn": LaSNN, "deep-snn": DeepSNN,
 }  # fmt: skip
 
 

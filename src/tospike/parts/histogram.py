@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from tospike import processes
 from tospike.errors import CalibrationError
 from tospike.graph.capture import Site
 from tospike.parts.scales import Granularity, Scale
@@ -76,7 +77,7 @@ class MinimalError(Scale):
         """Add a batch to the histograms, whose range doubles when a larger activation arrives."""
         kept = [axis for axis in range(z.ndim) if axis not in self.axes]
         rows = z.clamp_min(0.0).clamp_max(self.site.cap).permute(*kept, *self.axes).reshape(self.theta.numel(), -1)
-        self._widen(rows.amax(1))
+        self._widen(processes.largest(rows.amax(1)))
         bins = (rows * (BINS / self.top.clamp_min(torch.finfo(rows.dtype).tiny))[:, None]).long().clamp_(0, BINS - 1)
         offsets = torch.arange(len(rows), device=rows.device)[:, None] * BINS
         self.mass += torch.bincount((bins + offsets).flatten(), minlength=self.mass.numel()).reshape(self.mass.shape)
@@ -97,13 +98,14 @@ class MinimalError(Scale):
         Raises:
             CalibrationError: Fewer activations were seen than there are levels.
         """
-        if self.seen < self.levels:
+        seen = int(processes.total(torch.tensor(self.seen, device=self.top.device)))
+        if seen < self.levels:
             raise CalibrationError(
                 "Too few calibration data for a histogram", where=f"Site {self.site.name} ({self.site.operation.where})",
-                got=f"{self.seen} activations for each threshold", expected=f"at least {self.levels}, the number of levels",
+                got=f"{seen} activations for each threshold", expected=f"at least {self.levels}, the number of levels",
                 remedy="Calibrate on more samples: raise batches=, or let the loader yield more.",
             )  # fmt: skip
-        return best_clip(self.mass, self.top, self.levels).reshape(self.theta.shape) / self.reach
+        return best_clip(processes.total(self.mass), self.top, self.levels).reshape(self.theta.shape) / self.reach
 
 
 class GaussianPoint(Scale):
@@ -137,7 +139,7 @@ class GaussianPoint(Scale):
 
     def threshold(self) -> Tensor:
         """Return θ for the moments seen so far; 0 for a channel whose density has no positive part."""
-        count, total, squares = self.moments
+        count, total, squares = processes.total(self.moments)
         mean = total / count.clamp_min(1)
         deviation = (squares / count.clamp_min(1) - mean.square()).clamp_min(0).sqrt()
         top = (mean + 6.0 * deviation).clamp_min(0.0).clamp_max(self.site.cap).flatten()

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tospike import processes
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.graph.rewrite import Rectifier
@@ -93,8 +94,9 @@ class LocalBalance(Scale):
 
     def learn(self, z: Tensor) -> Tensor:
         """Take one step of the update."""
-        excess = (z - self.theta).clamp_min(0.0).mean(self.axes, keepdim=True)[0]
-        return self.theta + 2.0 * self.rate * excess
+        excess = processes.total((z - self.theta).clamp_min(0.0).sum(self.axes, keepdim=True)[0])
+        shared = processes.total(excess.new_tensor(z.numel() // self.theta.numel()))
+        return self.theta + 2.0 * self.rate * excess / shared
 
     def activation(self, z: Tensor) -> Tensor:
         """Clip with the threshold just learned, so that later layers balance against the clipped network."""
@@ -125,7 +127,7 @@ class Percentile(Scale):
         rows = z.clamp_min(0.0).permute(*kept, *self.axes).reshape(math.prod(z.shape[axis] for axis in kept), -1)
         rank = round(self.percentile * (rows.shape[1] - 1)) + 1
         found = rows.kthvalue(rank, dim=1).values.reshape(self.theta.shape)
-        return self.theta.maximum(found)
+        return self.theta.maximum(processes.largest(found))
 
 
 class Learned(Scale):

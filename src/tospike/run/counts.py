@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tospike import processes
 from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED, is_weighted
 
 
@@ -71,6 +72,15 @@ class Counts:
     def end(self) -> None:
         """Forget what is only needed within a run."""
         self._sums = {}
+
+    def reduce(self) -> None:
+        """Add what the other processes counted."""
+        if processes.count() == 1:
+            return
+        self.samples = int(processes.total(torch.tensor(self.samples)))
+        for table in (self.spikes, self.operations, self.multiply_adds):
+            for name, values in table.items():
+                table[name] = processes.total(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def watch(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
         """Count what one node of the body did in a chunk."""

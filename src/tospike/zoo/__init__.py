@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,8 +24,16 @@ EXAMPLES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32
             "imagenet": (3, 224, 224)}  # fmt: skip
 
 
-def build(entry: Recipe) -> nn.Module:
+def build(
+    entry: Recipe, *, calibration: Iterable[Any] | None = None, folder: Path | None = None, start: bool = True
+) -> nn.Module:
     """Return the network of a recipe before training, prepared by its method, with the weights that training starts from.
+
+    Args:
+        entry: The recipe.
+        calibration: Batches on which thresholds are measured, for methods that start from measured ones.
+        folder: Where to look for the weights of `Recipe.start` besides the zoo.
+        start: Load those weights; without, thresholds start from 1: for weights that replace all of them.
 
     Example:
         >>> from tospike.zoo.recipes import recipe
@@ -33,12 +43,19 @@ def build(entry: Recipe) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(entry.seed)
         ann = networks.build(entry.network, **entry.network_options)
+        before = load(entry.start, folder) if entry.start and start else None
+        plain = before is not None and recipe(entry.start).method == "relu"
+        if before is not None and plain:
+            ann.load_state_dict(before.state_dict())
         if entry.method == "relu":
             return ann
+        options = dict(entry.method_options)
+        if not start:
+            options["initial"] = 1.0
         example = torch.zeros(1, *EXAMPLES[entry.data])
-        prepared = prepare(ann, method(entry.method, **entry.method_options), example=example)
-    if entry.start:
-        prepared.load_state_dict(load(entry.start).state_dict())
+        prepared = prepare(ann, method(entry.method, **options), example=example, calibration=calibration)
+    if before is not None and not plain:
+        prepared.load_state_dict(before.state_dict())
     return prepared
 
 
@@ -47,22 +64,24 @@ def available() -> tuple[str, ...]:
     return tuple(sorted([path.stem for path in WEIGHTS.glob("*.safetensors")] + list(ALIASES)))
 
 
-def load(name: str) -> nn.Module:
+def load(name: str, folder: Path | None = None) -> nn.Module:
     """Return a trained network of the zoo, in eval mode.
 
     Args:
         name: One of `available`; ``"fashion-resnet20"`` is the ReLU network.
+        folder: Where to look before the zoo, for networks that ``tospike train`` wrote.
 
     Raises:
         OptionError: There are no weights of this name.
         DataError: The file is damaged.
     """
     full = ALIASES.get(name, name)
-    path = WEIGHTS / f"{full}.safetensors"
-    if not path.exists():
+    places = (WEIGHTS,) if folder is None else (folder, WEIGHTS)
+    path = next((place for place in (where / f"{full}.safetensors" for where in places) if place.exists()), None)
+    if path is None:
         raise OptionError("The zoo has no such network", got=repr(name), expected=f"one of {', '.join(available())}",
                           remedy=f"Train it: tospike train {full}" if full in RECIPES else "Choose one of these.")  # fmt: skip
-    ann = build(recipe(full))
+    ann = build(recipe(full), start=False)
     try:
         ann.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from tospike.errors import refuse_unknown
+import yaml
+
+from tospike.errors import DataError, OptionError, refuse_unknown
 
 QCFS_PAPER = (
     "Bu et al., 'Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks', ICLR 2022"
+)
+MICE_PAPER = "Ho and Chang, 'MiCE', IEEE JETCAS 2023; figures of its abstract, network and training ours, since its text is not public"
+TCL_PAPER = (
+    "Ho and Chang, 'TCL', DAC 2021; figures of its abstract (T = 250), training ours, since its text is not public"
 )
 OURS = "tospike"
 
@@ -34,7 +43,10 @@ class Recipe:
         weight_decay: L2 penalty.
         momentum: Momentum of SGD.
         seed: Seed of the run.
-        start: Network of the zoo whose weights it starts from; empty for weights drawn from the seed.
+        start: Recipe whose trained weights it starts from; empty for weights drawn from the seed.
+        tuning: Name of the `tospike.tuning` that follows conversion; empty for none.
+        tuning_options: Its settings.
+        tuning_epochs: Its passes over the training data.
         expected: Published top-1 accuracy in percent of the network (``"ann"``) and of the SNN after T steps; a column
             that the paper heads with "T >= 512" stands at 512. Empty where nothing was published.
         source: Where settings and figures are from.
@@ -54,8 +66,52 @@ class Recipe:
     momentum: float = 0.9
     seed: int = 42
     start: str = ""
+    tuning: str = ""
+    tuning_options: Mapping[str, Any] = field(default_factory=dict)
+    tuning_epochs: int = 0
     expected: Figures = field(default_factory=dict)
     source: str = OURS
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe from YAML or JSON, as `to_yaml` writes it.
+
+        Raises:
+            DataError: The file cannot be read, or is not a mapping.
+            OptionError: It names a field that a recipe does not have, or lacks one that it needs.
+        """
+        try:
+            read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise DataError("The recipe cannot be read", where=str(path), got=str(error).splitlines()[0], expected="YAML or JSON",
+                            remedy="Begin with one of ours: tospike recipes NAME > my.yaml") from error  # fmt: skip
+        if not isinstance(read, dict):
+            raise DataError("The recipe is not a mapping", where=str(path), got=type(read).__name__, expected="fields and values",
+                            remedy="Begin with one of ours: tospike recipes NAME > my.yaml")  # fmt: skip
+        known = {entry.name: entry for entry in fields(cls)}
+        refuse_unknown("field of a recipe", read, known, remedy="See `tospike recipes NAME`.")
+        needed = [name for name, entry in known.items() if entry.default is entry.default_factory is MISSING]
+        missing = [name for name in needed if name not in read]
+        if missing:
+            raise OptionError("The recipe lacks fields", where=str(path), got=", ".join(read), expected=", ".join(missing),
+                              remedy="Add them; `tospike recipes NAME` shows all.")  # fmt: skip
+        return cls(**read)
+
+    def to_yaml(self) -> str:
+        """Write the recipe as YAML.
+
+        Example:
+            >>> print(recipe("digits-relu").to_yaml().splitlines()[0])
+            name: digits-relu
+        """
+        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
+        return yaml.safe_dump(json.loads(json.dumps(plain)), sort_keys=False, allow_unicode=True, width=120)
+
+    def __post_init__(self) -> None:
+        """Read numbers of steps that a file has as text."""
+        steps = {int(t) if str(t).isdigit() else t: value for t, value in self.expected.items()}
+        object.__setattr__(self, "expected", steps)
 
     def training(self) -> dict[str, Any]:
         """Return the keyword arguments of `tospike.train.fit`.
@@ -83,6 +139,39 @@ def _paper(data: str, network: str, levels: int, expected: Figures) -> Recipe:
     return Recipe(
         f"{data}-{network}-qcfs-l{levels}", network, {"classes": classes} | sized, data, "qcfs", {"levels": levels},
         epochs=300, batch_size=128, lr=lr, weight_decay=weight_decay, expected=expected, source=QCFS_PAPER,
+    )  # fmt: skip
+
+
+def _wide(data: str, method: str, epochs: int, lr: float, **more: Any) -> Recipe:
+    """Return a recipe of the wide ResNet-20 (64-128-256) of the conversion literature."""
+    classes, *_ = _PAPER[data]
+    name = f"{data}-wide-resnet20-{method}" + ("-t8" if method == "mice" else "")
+    return Recipe(
+        name, "resnet20", {"classes": classes, "widths": [64, 128, 256]}, data, method, more.pop("method_options", {}),
+        epochs=epochs, batch_size=128, lr=lr, weight_decay=5e-4, **more,
+    )  # fmt: skip
+
+
+def _mice(data: str, figure: float) -> Recipe:
+    return _wide(
+        data, "mice", 100, 0.02, method_options={"time_steps": 8}, start=f"{data}-wide-resnet20-relu", tuning="mice",
+        tuning_options={"time_steps": 8, "errors": 0.1}, tuning_epochs=10, expected={8: figure}, source=MICE_PAPER,
+    )  # fmt: skip
+
+
+def _tcl(network: str, figure: float) -> Recipe:
+    classes, lr, weight_decay = _PAPER["imagenet"]
+    options = {"classes": classes} | ({"image_size": 224} if network == "vgg16" else {})
+    return Recipe(
+        f"imagenet-{network}-tcl", network, options, "imagenet", "tcl", {"initial": 4.0, "average_pool": True},
+        epochs=300, batch_size=128, lr=lr, weight_decay=weight_decay, expected={250: figure}, source=TCL_PAPER,
+    )  # fmt: skip
+
+
+def _fashion_mice(steps: int, tuning_epochs: int) -> Recipe:
+    return replace(
+        _fashion(f"mice-t{steps}", "mice", 8, 0.05, "fashion-resnet20-relu", time_steps=steps),
+        tuning="mice", tuning_options={"time_steps": steps, "errors": 0.1}, tuning_epochs=tuning_epochs,
     )  # fmt: skip
 
 
@@ -117,7 +206,15 @@ _ALL = (
         "ann": 74.32, 16: 59.35, 32: 69.37, 64: 72.35, 128: 73.15, 256: 73.37, 1024: 73.39}),
     _paper("imagenet", "vgg16", 16, {
         "ann": 74.29, 16: 50.97, 32: 68.47, 64: 72.85, 128: 73.97, 256: 74.22, 1024: 74.32}),
+    _tcl("vgg16", 73.87),
+    _tcl("resnet34", 70.37),
+    _wide("cifar10", "relu", 300, 0.1),
+    _wide("cifar100", "relu", 300, 0.1),
+    _mice("cifar10", 95.74),
+    _mice("cifar100", 79.02),
     _fashion("relu", "relu", 35),
+    _fashion_mice(8, 1),
+    _fashion_mice(4, 2),
     _fashion("qcfs-l4", "qcfs", 50, levels=4, initial=4.0),
     _fashion("qcfs-l8", "qcfs", 6, lr=0.01, start="fashion-resnet20-qcfs-l4", levels=8, initial=4.0),
     _fashion("qcfs-l8-scratch", "qcfs", 50, levels=8, initial=4.0),
@@ -129,14 +226,17 @@ RECIPES: dict[str, Recipe] = {entry.name: entry for entry in _ALL}
 
 
 def recipe(name: str) -> Recipe:
-    """Return a recipe by its name.
+    """Return a recipe by its name, or read one from a file ``*.yaml``, ``*.yml`` or ``*.json``.
 
     Raises:
         OptionError: There is no recipe of this name; the message names the nearest ones.
+        DataError: The file cannot be read.
 
     Example:
         >>> recipe("cifar10-resnet20-qcfs-l4").expected[8]
         89.55
     """
+    if Path(name).suffix in (".yaml", ".yml", ".json"):
+        return Recipe.from_file(name)
     refuse_unknown("recipe", name, RECIPES)
     return RECIPES[name]

@@ -1,0 +1,46 @@
+"""Sums and largest values over the processes of a run; with one process they change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate.utils import gather, parse_flag_from_env  # type: ignore[import-untyped]
+from torch import Tensor
+
+
+def count() -> int:
+    """Return the number of processes that ``accelerate launch`` or torchrun started."""
+    # Unless it is told so, accelerate does not look for other processes on a machine without an accelerator.
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    return int(PartialState(cpu=on_cpu).num_processes)
+
+
+def total(value: Tensor) -> Tensor:
+    """Return the sum over all processes, of a tensor that has the same shape in each.
+
+    Example:
+        >>> total(torch.tensor([1.0, 2.0]))
+        tensor([1., 2.])
+    """
+    return _reduced(value, torch.distributed.ReduceOp.SUM)
+
+
+def largest(value: Tensor) -> Tensor:
+    """Return the largest value over all processes, element by element."""
+    return _reduced(value, torch.distributed.ReduceOp.MAX)
+
+
+def together(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the batches of all processes as one; they have the same number of samples in each."""
+    gathered: Any = gather(batch) if count() > 1 else batch
+    return gathered  # type: ignore[no-any-return]
+
+
+def _reduced(value: Tensor, operation: Any) -> Tensor:
+    if count() == 1:
+        return value
+    reduced = value.detach().clone()
+    torch.distributed.all_reduce(reduced, operation)
+    return reduced

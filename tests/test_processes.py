@@ -1,0 +1,106 @@
+"""Two processes that share the data measure, convert and score what one does with all of it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import tospike as ts
+from tospike import processes
+from tospike.testing import _Residual
+
+METHODS = {
+    "ltb": ts.LTB(batches=6), "robust-norm": ts.RobustNorm(percentile=1.0), "light": ts.LightCalibration(4, 3, 2), "auto": ts.Auto(4, 3, 2),
+    "differential": ts.Differential(4, batches=3), "advanced": ts.AdvancedCalibration(4, 3, 2),
+}  # fmt: skip
+
+
+def network():
+    torch.manual_seed(0)
+    ann, x = _Residual(), torch.randn(64, 1, 8, 8)
+    ann(x)
+    return ann.eval()
+
+
+def batches(rank, world):
+    """Return this process's share of three batches of 32 samples."""
+    torch.manual_seed(1)
+    whole = [torch.randn(32, 1, 8, 8) * (1 + number) for number in range(3)]
+    return [x.chunk(world)[rank] for x in whole]
+
+
+def measured(rank, world):
+    ann, found = network(), {}
+    share = batches(rank, world)
+    with torch.no_grad():
+        labelled = [(x, ann(x).argmax(1)) for x in share]
+    for name, method in METHODS.items():
+        snn = ts.convert(ann, method, calibration=share, progress=False)
+        result = ts.evaluate(snn, labelled, time_steps=(2, 4), reference=ann, confidence=(0.5,), progress=False)
+        found[name] = {
+            "thresholds": [theta.flatten().tolist() for theta in snn.conversion.thresholds.values()],
+            "weights": [snn.graph.get_submodule("fc").weight.sum().item(), snn.graph.get_submodule("conv.0").bias.sum().item()],
+            "samples": snn.conversion.calibration_samples, "delay": snn.conversion.delay, "code": str(snn.conversion.settings.get("code")),
+            "curve": list(result.curve.values()), "reference": result.reference, "scored": result.samples,
+            "rates": list(result.rates.values()), "operations": list(result.operations.values()),
+            "spikes": list(result.spikes_per_neuron.values()), "exits": [list(values.values()) for values in result.exits.values()],
+        }  # fmt: skip
+    return found
+
+
+SCRIPT = """
+import json, os, pathlib, sys, torch
+sys.path.insert(0, {folder!r})
+from test_processes import measured
+torch.set_num_threads(1)
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+pathlib.Path({path!r} + str(rank)).write_text(json.dumps(measured(rank, world)))
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    script = folder / "script.py"
+    script.write_text(SCRIPT.format(folder=os.path.dirname(__file__), path=str(folder / "found")))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"found{rank}").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield measured(0, 1)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_measure_convert_and_score_as_one(shared, alone, name):
+    first, second = shared
+    assert first[name] == second[name]
+    wanted = alone[name]
+    for key, value in first[name].items():
+        if isinstance(value, str):
+            assert value == wanted[key], key
+        elif isinstance(value, list) and value and isinstance(value[0], list):
+            assert len(value) == len(wanted[key])
+            for one, other in zip(value, wanted[key], strict=True):
+                assert one == pytest.approx(other, rel=2e-3, abs=1e-4), key
+        else:
+            assert value == pytest.approx(wanted[key], rel=2e-3, abs=1e-4), key
+
+
+def test_one_process_changes_nothing():
+    value = torch.tensor([1.0, 2.0])
+    assert processes.count() == 1
+    assert processes.total(value) is processes.largest(value) is value
+    assert processes.together({"x": value})["x"] is value
