@@ -93,7 +93,7 @@ def test_recipes_are_listed_and_written(capsys, tmp_path):
     shown = capsys.readouterr().out
     assert "cifar10-wide-resnet20-mice-t8" in shown
     assert "95.74" in shown
-    assert main(["recipes", "digits-qcfs-l4"]) == 0
+    assert main(["recipes", "--name", "digits-qcfs-l4"]) == 0
     (tmp_path / "my.yaml").write_text(capsys.readouterr().out)
     assert recipe(str(tmp_path / "my.yaml")) == recipe("digits-qcfs-l4")
 

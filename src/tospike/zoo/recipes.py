@@ -84,17 +84,17 @@ class Recipe:
             read = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise DataError("The recipe cannot be read", where=str(path), got=str(error).splitlines()[0], expected="YAML or JSON",
-                            remedy="Begin with one of ours: tospike recipes NAME > my.yaml") from error  # fmt: skip
+                            remedy="Begin with one of ours: tospike recipes --name NAME > my.yaml") from error  # fmt: skip
         if not isinstance(read, dict):
             raise DataError("The recipe is not a mapping", where=str(path), got=type(read).__name__, expected="fields and values",
-                            remedy="Begin with one of ours: tospike recipes NAME > my.yaml")  # fmt: skip
+                            remedy="Begin with one of ours: tospike recipes --name NAME > my.yaml")  # fmt: skip
         known = {entry.name: entry for entry in fields(cls)}
-        refuse_unknown("field of a recipe", read, known, remedy="See `tospike recipes NAME`.")
+        refuse_unknown("field of a recipe", read, known, remedy="See `tospike recipes --name NAME`.")
         needed = [name for name, entry in known.items() if entry.default is entry.default_factory is MISSING]
         missing = [name for name in needed if name not in read]
         if missing:
             raise OptionError("The recipe lacks fields", where=str(path), got=", ".join(read), expected=", ".join(missing),
-                              remedy="Add them; `tospike recipes NAME` shows all.")  # fmt: skip
+                              remedy="Add them; `tospike recipes --name NAME` shows all.")  # fmt: skip
         return cls(**read)
 
     def to_yaml(self) -> str:
