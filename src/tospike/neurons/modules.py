@@ -166,7 +166,7 @@ class Neuron(nn.Module):
     def by_rate(self, current: Tensor, emitted: Tensor, time_steps: int) -> Tensor:
         """Return what was emitted, as if it were a clip of the mean current: with the gradients that this would have.
 
-        ``ē = θ·(r + [ē/θ − r])``, ``r = clip(f(z̄)/θ + v(0)/(θT), −ρ, ρ)`` with ρ the reach; brackets pass no gradient. So ``∂ē/∂z̄ = f'`` inside
+        ``ē = θ·(r + [ē/θ − r])``, ``r = clip(f(z̄ + (v(0) − [v(0)])/T)/θ, −ρ, ρ)`` with ρ the reach; brackets pass no gradient. So ``∂ē/∂z̄ = f'`` inside
         and 0 outside, ``∂ē/∂θ = ē/θ − z̄/θ`` inside and ē/θ outside.
 
         Args:
@@ -178,7 +178,9 @@ class Neuron(nn.Module):
         """
         theta = self.threshold.to(current.dtype)
         start = self.start.to(current.dtype)
-        wanted = self.function(self.biased_mean(current, time_steps)) / theta + (start - start.detach()) / time_steps
+        wanted = (
+            self.function(self.biased_mean(current, time_steps) + theta * (start - start.detach()) / time_steps) / theta
+        )
         reach = self.model.reach(time_steps)
         rate = wanted.clamp(-reach if self.model.signed else 0.0, reach)
         sent = emitted.detach() / theta.detach()
