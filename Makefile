@@ -20,6 +20,7 @@ bench: .venv/bench
 	.venv/bin/python benchmarks/methods.py
 	.venv/bin/python benchmarks/methods.py --table ablation
 	.venv/bin/python benchmarks/methods.py --table auto
+	.venv/bin/python benchmarks/training.py
 	.venv/bin/python benchmarks/imagenet.py
 
 .venv/run: pyproject.toml constraints.txt
