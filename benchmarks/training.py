@@ -76,9 +76,9 @@ def converted(method, label, setting):
     return found | {"passes": 0}
 
 
-def trained(method, passes, label, setting, then=None):
-    """Train with an activation, convert, and run at each T."""
-    ann = setting.trained(label, method, passes)
+def trained(method, passes, label, setting, then=None, source=None):
+    """Train with an activation, or take what another row trained, convert, and run at each T."""
+    ann = setting.trained(source or label, method, passes)
     calibration = setting.calibration if then else None
     snn = ts.convert(ann, then, calibration=calibration, example=setting.calibration[0][0][:4], progress=False)
     return setting.figures(snn, TIME_STEPS, ann) | {"passes": passes if passes > FEW else 1}
@@ -119,7 +119,7 @@ def every():
     rows |= {f"ReLU + Auto {spikes}": partial(converted, auto(spikes)) for spikes in ("binary", "ternary")}
     rows |= {f"QCFS, L={levels}": partial(trained, qcfs(levels), PASSES) for levels in (8, 4)}
     signed = ts.QCFS(levels=8).using(neuron=ts.NeuronModel(signed=True))
-    rows["QCFS, L=8, signed neurons"] = partial(trained, qcfs(8), PASSES, then=signed)
+    rows["QCFS, L=8, signed neurons"] = partial(trained, qcfs(8), PASSES, then=signed, source="QCFS, L=8")
     rows |= {f"MiCE, T={t}": partial(mice, t) for t in (8, 4, 2)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 import tospike as ts
 from tospike import processes
@@ -48,6 +49,18 @@ def measured(rank, world):
             "rates": list(result.rates.values()), "operations": list(result.operations.values()),
             "spikes": list(result.spikes_per_neuron.values()), "exits": [list(values.values()) for values in result.exits.values()],
         }  # fmt: skip
+    samples = TensorDataset(
+        *(torch.cat(parts) for parts in zip(*((x, ann(x).argmax(1)) for x in batches(0, 1)), strict=True))
+    )
+    snn = ts.convert(ann, METHODS["light"], calibration=share, progress=False)
+    loader = DataLoader(samples, 32 // world)
+    tuned = ts.tune(snn, ts.Tuning(4, normalise=False), loader, loader, ann=ann, epochs=2, lr=0.01, progress=False)
+    found["tune"] = {
+        "thresholds": [theta.flatten().tolist() for theta in tuned.conversion.thresholds.values()],
+        "weights": [tuned.graph.get_submodule("fc").weight.flatten().tolist()],
+        "scores": [record.test_scores["top1"] for record in tuned.conversion.tuned.history.records],
+        "moved": (tuned.graph.get_submodule("fc").weight - snn.graph.get_submodule("fc").weight).norm().item(),
+    }
     return found
 
 
@@ -83,7 +96,7 @@ def alone():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, "tune"])
 def test_two_processes_measure_convert_and_score_as_one(shared, alone, name):
     first, second = shared
     assert first[name] == second[name]
