@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from tospike.calibrate import calibrate
+from tospike.check import rewritten
 from tospike.errors import CalibrationError, CaptureError, OptionError, UnsupportedOperationError
 from tospike.graph.capture import Capture, Site, capture
 from tospike.graph.kinds import Kind
@@ -87,10 +88,10 @@ def _measured(
             f"The method {method.name!r} measures the thresholds that training starts from", got="calibration=None",
             expected="an iterable of batches", remedy="Pass calibration=loader, or a number: initial=8.0.",
         )  # fmt: skip
-    captured = capture(ann, example)
-    place_sites(captured)
-    parts = initial.parts()
-    return calibrate(captured, parts, calibration, progress=progress).thresholds
+    captured, _ = rewritten(
+        ann, example, "auto"
+    )  # where a max-pool stands before the Site, as it will when it is converted
+    return calibrate(captured, initial.parts(), calibration, progress=progress).thresholds
 
 
 def no_sites(captured: Capture) -> CaptureError:
