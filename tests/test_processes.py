@@ -55,6 +55,8 @@ def measured(rank, world):
     snn = ts.convert(ann, METHODS["light"], calibration=share, progress=False)
     loader = DataLoader(samples, 32 // world)
     tuned = ts.tune(snn, ts.Tuning(4, normalise=False), loader, loader, ann=ann, epochs=2, lr=0.01, progress=False)
+    normalised = ts.tune(snn, ts.Tuning(4), loader, ann=ann, epochs=1, lr=0.01, progress=False)
+    found["normalised"] = normalised.graph.get_submodule("conv.0").weight.flatten().tolist()
     found["tune"] = {
         "thresholds": [theta.flatten().tolist() for theta in tuned.conversion.thresholds.values()],
         "weights": [tuned.graph.get_submodule("fc").weight.flatten().tolist()],
@@ -110,6 +112,11 @@ def test_two_processes_measure_convert_and_score_as_one(shared, alone, name):
                 assert one == pytest.approx(other, rel=2e-3, abs=1e-4), key
         else:
             assert value == pytest.approx(wanted[key], rel=2e-3, abs=1e-4), key
+
+
+def test_normalised_layers_are_the_same_in_all_processes(shared):
+    first, second = shared
+    assert first["normalised"] == second["normalised"]
 
 
 def test_one_process_changes_nothing():

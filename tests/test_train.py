@@ -610,6 +610,50 @@ def test_penalties_are_part_of_the_loss():
     assert losses[1] - losses[0] == pytest.approx(100.0, abs=1e-3)
 
 
+def test_losses_below_zero_and_buffers_called_threshold_stop_nothing():
+    class Similarity(Regression):
+        def loss(self, output, target):
+            return -nn.functional.cosine_similarity(output, target).mean()
+
+    ann = nn.Linear(4, 4)
+    nn.init.eye_(ann.weight)
+    ann.register_buffer("threshold", torch.tensor(0.0))
+    x = torch.randn(16, 4)
+    assert quiet(ann, [(x, x)], epochs=3, task=Similarity()).last.train_loss < 0
+
+
+def test_a_task_without_a_name_resumes(tmp_path):
+    class Plain(Classification):
+        __repr__ = object.__repr__
+
+    with pytest.raises(KeyboardInterrupt):
+        quiet(small(), shuffled(), task=Plain(), checkpoint=tmp_path / "run.pt", log=stop_after(1))
+    assert len(quiet(small(), shuffled(), task=Plain(), checkpoint=tmp_path / "run.pt").records) == 2
+
+
+def test_a_batch_of_one_sample_is_named():
+    x, y = samples(17).tensors
+    with pytest.raises(DataError, match="drop_last"):
+        quiet(small(), [(x[:16], y[:16]), (x[16:], y[16:])])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"epochs": None},
+        {"epochs": "x"},
+        {"momentum": "0.9"},
+        {"clip_norm": "1"},
+        {"warmup_epochs": None},
+        {"seed": 1.5},
+        {"task": "x"},
+    ],
+)
+def test_settings_of_a_wrong_kind(options):
+    with pytest.raises(OptionError):
+        quiet(small(), shuffled(), **options)
+
+
 # --- killed
 
 

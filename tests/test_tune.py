@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import tospike as ts
 from tospike.errors import OptionError
@@ -124,19 +125,100 @@ def test_computing_steps_again_changes_no_gradient(ann, batches, chunk, method):
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_computing_steps_again_counts_statistics_once(ann, batches):
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_chunks_are_normalised_by_what_was_measured_at_the_beginning(ann, batches, chunk):
     snn, (x, _) = convert(ann, batches, METHODS["binary"]), batches[0]
-    networks = []
-    for backward in (False, True):
-        network = TrainableSNN(snn, ts.Tuning(T, steps_per_call=1))
-        network.normalise([{"x": x}])
-        output = network.train()(x)
-        if backward:
-            output.sum().backward()
-        networks.append(network.eval().state_dict())
-    for one, other in zip(*(network.items() for network in networks), strict=True):
-        if "running" in one[0]:
-            torch.testing.assert_close(one[1], other[1])
+    network = TrainableSNN(snn, ts.Tuning(T, steps_per_call=chunk))
+    network.normalise([{"x": x} for x, _ in batches])
+    before = {name: value.clone() for name, value in network.named_buffers() if "running" in name}
+    output = network.train()(x)
+    output.sum().backward()
+    torch.testing.assert_close(output, snn(x, time_steps=T), rtol=1e-3, atol=1e-3)
+    assert before
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers() if name in before)
+
+
+class _Late(nn.Module):
+    """Batch norm before its ReLU and behind a join: none of it can be folded."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.first, self.last, self.fc = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Linear(256, 4)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = x + self.b(self.first(x).relu())
+        return self.fc(self.last(x).relu().flatten(1))
+
+
+@pytest.mark.parametrize("gradient", ["time", "rate"])
+def test_batch_norm_that_cannot_be_folded_stays_as_it_is(batches, gradient):
+    torch.manual_seed(2)
+    ann = _Late()
+    ann(batches[0][0] * 2 + 1)
+    snn, x = convert(ann.eval(), batches, METHODS["binary"]), batches[0][0]
+    network = TrainableSNN(snn, ts.Tuning(T, gradient=gradient, normalise=False)).train()
+    torch.testing.assert_close(network(x), snn(x, time_steps=T), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2])
+@pytest.mark.parametrize("name", SYNCHRONOUS)
+def test_synchronous_neurons_are_scored_over_whole_runs(ann, batches, name, chunk):
+    snn, x = convert(ann, batches, SYNCHRONOUS[name]), batches[0][0]
+    network = TrainableSNN(snn, ts.DSR(T, steps_per_call=chunk)).eval()
+    torch.testing.assert_close(network(x), snn(x, time_steps=T), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [ts.MiCE(time_steps=T), ts.TCL(), ts.QCFS(levels=4, initial=None)])
+@pytest.mark.parametrize("make", [lambda ann: ann, lambda _: _Functional().eval()])
+def test_a_prepared_network_learns_from_the_one_it_was_prepared_from(ann, batches, method, make):
+    relu = make(ann)
+    x = batches[0][0]
+    prepared = ts.prepare(relu, method, example=x, calibration=[x for x, _ in batches])
+    snn = ts.convert(prepared.eval(), example=x)
+    tuned = tune(snn, ts.Tuning(T, errors=0.1), batches, relu, epochs=1)
+    assert tuned.site_names == snn.site_names
+    assert all(torch.isfinite(theta).all() for theta in tuned.conversion.thresholds.values())
+
+
+class _Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.c(torch.relu(self.b(torch.relu(self.a(x.flatten(1))))))
+
+
+def test_thresholds_that_were_trained_grow_by_rate_too(batches):
+    """The cap that a trained bound left must not hold its own threshold down."""
+    torch.manual_seed(0)
+    x = batches[0][0]
+    prepared = ts.prepare(_Functional(), ts.QCFS(levels=4, initial=0.05), example=x).eval()
+    snn = ts.convert(prepared, example=x)
+    found = {}
+    for gradient in ("time", "rate"):
+        network = TrainableSNN(snn, ts.Tuning(8, gradient=gradient, normalise=False, logits=0.0)).train()
+        nn.functional.cross_entropy(network(x), batches[0][1]).backward()
+        found[gradient] = torch.stack(
+            [p.grad for name, p in network.named_parameters() if name.endswith("threshold.original")]
+        )
+    assert torch.equal(found["time"].sign(), found["rate"].sign())
+    assert (found["rate"].abs() > 0.3 * found["time"].abs()).all()
+
+
+def test_the_seed_alone_decides(ann, batches):
+    snn = convert(ann, batches, METHODS["binary"])
+    samples = TensorDataset(*(torch.cat(part) for part in zip(*batches, strict=True)))
+    results = []
+    for before in (7, 8):
+        torch.manual_seed(before)
+        tuned = tune(snn, ts.Tuning(T), DataLoader(samples, 32, shuffle=True), ann, seed=1)
+        results.append((tuned.state_dict(), torch.rand(3)))
+    (one, after), (other, later) = results
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    assert not torch.equal(after, later), "the caller's generator was set"
 
 
 def test_front_first_freezes_what_is_in_front(ann, batches):
@@ -194,11 +276,23 @@ def test_what_does_not_fit_is_refused(ann, batches):
         tune(binary, ts.Tuning(T), batches)
     with pytest.raises(OptionError, match="not the same network"):
         tune(binary, ts.Tuning(T), batches, _Other())
-    for method in (*SYNCHRONOUS.values(), ts.MultiThreshold(), ts.SRP(T + 1, pre_steps=1)):
+    with pytest.raises(OptionError, match="pre-run"):
+        tune(convert(ann, batches, ts.SRP(T + 1, pre_steps=1)), ts.DSR(T), batches)
+    for method in (*SYNCHRONOUS.values(), ts.MultiThreshold()):
         with pytest.raises(OptionError, match="through time does not fit"):
             tune(convert(ann, batches, method), ts.Tuning(T), batches, ann)
     with pytest.raises(ts.errors.TrainingError, match="needs logits"):
         tune(binary, ts.Tuning(T), batches, _Wide())
+    with pytest.raises(OptionError, match="compares logits"):
+        tune(binary, ts.Tuning(T), batches, ann, task=ts.Regression())
+    flat, x = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4)), batches[0][0]
+    with pytest.raises(OptionError, match="has a map"):
+        tune(ts.convert(flat, ts.LTB(batches=2), calibration=[x]), ts.LaSNN(T), batches, flat)
+    for options in ({"epochs": None}, {"epochs": 0}):
+        with pytest.raises(OptionError, match="epochs"):
+            tune(binary, ts.DSR(T), batches, **options)
+    with pytest.raises(OptionError, match="train_loader"):
+        tune(binary, ts.DSR(T), None)
 
 
 class _Other(nn.Module):
@@ -218,7 +312,7 @@ class _Wide(_Residual):
 
 @pytest.mark.parametrize("settings", [{"time_steps": 0}, {"gradient": "both"}, {"trained": ()}, {"trained": ("gains",)}, {"logits": -1.0}, {"temperature": 0.0},
                                       {"order": "last"}, {"gradient": "rate"}, {"order": "each"}, {"steps_per_call": 0}, {"surrogate": 1.0},
-                                      {"trained": ("thresholds",)}])  # fmt: skip
+                                      {"trained": ("thresholds",)}, {"trained": ("weights",)}, {"gradient": "rate", "normalise": False, "errors": 0.1}])  # fmt: skip
 def test_settings_out_of_range(settings):
     with pytest.raises(OptionError):
         ts.Tuning(**({"time_steps": T} | settings))

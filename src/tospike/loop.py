@@ -25,12 +25,14 @@ from tospike.errors import DataError, Problem, TospikeError, TrainingError, is_c
 from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.graph.inputs import required_inputs
+from tospike.graph.kinds import TrainableActivation
 from tospike.history import EpochRecord, History
+from tospike.neurons.modules import Neuron
 from tospike.tasks import Task
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _STATEFUL = ("ann", "optimizer", "scaler")
-DIVERGED = 10.0  # times the least loss so far, plus 1: a run that stands there does not come back
+DIVERGED = 10.0  # times the least loss so far, or 1 if that is more: a run that is worse by so much does not come back
 AT_BOUND = 1e-6  # thresholds below it are at the bound of their parametrisation
 
 
@@ -56,16 +58,20 @@ class Settings:
             "fit",
             ("epochs", self.epochs, is_count(self.epochs), "an integer >= 1", 100),
             ("lr", self.lr, is_within(self.lr, 0, sys.float_info.max), "positive and finite", 0.1),
-            ("momentum", self.momentum, self.momentum == 0 or is_within(1 - self.momentum, 0, 1), "in [0, 1)", 0.9),
-            ("nesterov", self.nesterov, self.momentum > 0 or not self.nesterov, "False without momentum", False),
+            ("momentum", self.momentum, self.momentum == 0 or (is_within(self.momentum, 0, 1) and self.momentum < 1), "in [0, 1)", 0.9),
+            ("nesterov", self.nesterov, self.momentum != 0 or not self.nesterov, "False without momentum", False),
             ("weight_decay", self.weight_decay, self.weight_decay == 0 or is_within(self.weight_decay, 0, sys.float_info.max),
              ">= 0 and finite", 5e-4),
-            ("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs < max(1, float(self.epochs)), "in [0, epochs)", 0),
-            ("clip_norm", self.clip_norm, self.clip_norm is None or self.clip_norm > 0, "positive or None", 1.0),
+            ("warmup_epochs", self.warmup_epochs, self._fits_in(self.warmup_epochs), "in [0, epochs)", 0),
+            ("clip_norm", self.clip_norm, self.clip_norm is None or is_within(self.clip_norm, 0, sys.float_info.max), "positive or None", 1.0),
+            ("seed", self.seed, self.seed == 0 or is_count(self.seed), "an integer >= 0", 42),
             ("accumulate", self.accumulate, is_count(self.accumulate), "an integer >= 1", 1),
             ("patience", self.patience, self.patience is None or is_count(self.patience), "an integer >= 1, or None", 5),
             ("mixed_precision", self.mixed_precision, self.mixed_precision in (None, *_DTYPES), "'bf16', 'fp16' or None", None),
         )  # fmt: skip
+
+    def _fits_in(self, epochs: object) -> bool:
+        return isinstance(epochs, (int, float)) and (not is_count(self.epochs) or 0 <= epochs < self.epochs)
 
     def rate(self, done: float) -> float:
         """Learning rate after ``done`` epochs: linear up during the warm-up, then half a cosine down to 0."""
@@ -81,7 +87,7 @@ class Run:
     def __init__(self, ann: nn.Module, loaders: tuple[Any, Any, Any], task: Task, settings: Settings) -> None:
         self.ann, self.task, self.settings = ann, task, settings
         self.names = required_inputs(ann)
-        self.penalised: list[Any] = [module for module in ann.modules() if hasattr(module, "penalty")]
+        self.penalised: list[Any] = [module for module in ann.modules() if callable(getattr(module, "penalty", None))]
         processes.count()  # joins the others, before accelerate decides that there are none
         # `_forward` sets the number format: accelerate would patch `ann.forward` and allow one format per process.
         self.accelerator = Accelerator(mixed_precision="no")
@@ -137,7 +143,7 @@ class Run:
 
     def _refuse_divergence(self, epoch: int, loss: float) -> None:
         least = min((record.train_loss for record in self.history.records), default=loss)
-        if loss > DIVERGED * least + 1.0:
+        if loss > least + DIVERGED * max(abs(least), 1.0):
             raise TrainingError(
                 "The loss grows without end", where=f"epoch {epoch + 1}", got=f"{loss:.4g}", expected=f"about the least so far, {least:.4g}",
                 remedy="Lower lr, add warmup_epochs= or clip_norm=.",
@@ -146,7 +152,8 @@ class Run:
             Problem("A threshold reached its bound", where=name or type(module).__name__, got=f"{float(theta.detach().min()):.3g}",
                     expected=f"above {AT_BOUND:g}")
             for name, module in self.ann.named_modules()
-            if isinstance(theta := getattr(module, "threshold", None), Tensor) and bool((theta.detach() <= AT_BOUND).any())
+            if isinstance(module, (TrainableActivation, Neuron))
+            and (theta := module.threshold).requires_grad and bool((theta.detach() <= AT_BOUND).any())
         ]  # fmt: skip
         if problems:
             raise TrainingError(
@@ -158,7 +165,7 @@ class Run:
         # Seeds of neighbouring runs and epochs must not coincide, as those of seed + epoch would.
         seed = (self.settings.seed * 1_000_003 + epoch) % 2**31
         set_seed(seed, device_specific=True)
-        for generator in _generators(self.train_loader):
+        for generator in generators(self.train_loader):
             generator.manual_seed(seed)
         if hasattr(self.train_loader, "set_epoch"):
             self.train_loader.set_epoch(epoch)
@@ -186,6 +193,7 @@ class Run:
             show(advance=1, epoch=epoch + 1, loss=f"{total / samples:.4f}")
         if metrics is None:
             raise _empty("training")
+        processes.from_the_first(self.ann.buffers())  # statistics of the last batch are each process's own
         sums = self.accelerator.reduce(torch.tensor([total, samples], device=self.device))
         return float(sums[0] / sums[1]), self.task.scores(metrics)[self.task.headline]
 
@@ -231,11 +239,14 @@ class Run:
                 output = self.model(*inputs.values())
             except TospikeError:
                 raise
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 got = "; ".join(f"{name}: {tuple(value.shape)} {value.dtype}" for name, value in inputs.items())
+                remedy = "Reshape or convert the inputs in the loader; with batch norm a batch needs two samples (drop_last=True)."
+                if isinstance(error, torch.OutOfMemoryError):
+                    remedy = "Take smaller batches and accumulate=; for an SNN also steps_per_call=."
                 raise DataError(
                     "The network fails on a batch", got=f"{got}; {str(error).splitlines()[0]}", expected="what ann(inputs) accepts",
-                    remedy="Reshape or convert the inputs in the loader.",
+                    remedy=remedy,
                 ) from error  # fmt: skip
         return convert_to_fp32(output), target, next(iter(inputs.values())).shape[0]
 
@@ -253,7 +264,7 @@ class Run:
         settings = (f"{name}={value}" for name, value in (vars(self.settings) | run).items())
         tensors = chain(self.ann.named_parameters(), self.ann.named_buffers())
         shapes = (f"{name}: {tuple(x.shape)} {x.dtype} trained={x.requires_grad}" for name, x in tensors)
-        return [*settings, *shapes, *re.sub(r"0x[0-9a-f]+", "0x", repr(self.ann)).splitlines()]
+        return [re.sub(r"0x[0-9a-f]+", "0x", line) for line in (*settings, *shapes, *repr(self.ann).splitlines())]
 
     def save(self, path: Path) -> None:
         """Write the run as it stands, in one piece or not at all."""
@@ -274,7 +285,7 @@ class Run:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             lines, history = state["run"], History.from_json(state["history"])
-            best, parts = state["best"], {name: state[name] for name in _STATEFUL}
+            best, parts = state.get("best", {}), {name: state[name] for name in _STATEFUL}
         except Exception as error:  # a damaged file makes torch.load raise anything
             raise TrainingError(
                 "The checkpoint cannot be read", where=str(path), got=f"{type(error).__name__}: {error}",
@@ -299,10 +310,11 @@ def _empty(which: str) -> TrainingError:
     )  # fmt: skip
 
 
-def _generators(loader: Any) -> Iterator[torch.Generator]:
+def generators(loader: Any) -> Iterator[torch.Generator]:
+    """Yield the random generators that a loader, its sampler and its batch sampler hold."""
     for name in ("generator", "sampler", "batch_sampler"):
         part = getattr(loader, name, None)
         if isinstance(part, torch.Generator):
             yield part
         elif part is not None:
-            yield from _generators(part)
+            yield from generators(part)

@@ -88,9 +88,14 @@ def _measured(
             f"The method {method.name!r} measures the thresholds that training starts from", got="calibration=None",
             expected="an iterable of batches", remedy="Pass calibration=loader, or a number: initial=8.0.",
         )  # fmt: skip
-    captured, _ = rewritten(
-        ann, example, "auto"
-    )  # where a max-pool stands before the Site, as it will when it is converted
+    if method.parts().average_pool:
+        captured = capture(ann, example)
+        _average_pools(captured)
+        captured.graph.recompile()
+        ann = captured.graph
+    # Max-pools stand before the Site there, as they will when the network is converted.
+    captured, _ = rewritten(ann, example, "auto")
+    captured.graph.recompile()
     return calibrate(captured, initial.parts(), calibration, progress=progress).thresholds
 
 

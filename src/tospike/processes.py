@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,13 +35,22 @@ def largest(value: Tensor) -> Tensor:
 
 def together(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the batches of all processes as one; they have the same number of samples in each."""
-    gathered: Any = gather(batch) if count() > 1 else batch
-    return gathered  # type: ignore[no-any-return]
+    if count() == 1:
+        return batch
+    return {name: gather(value.to(PartialState().device)).to(value.device) for name, value in batch.items()}
+
+
+def from_the_first(tensors: Iterable[Tensor]) -> None:
+    """Give all processes the values that the first one has, in place."""
+    for tensor in tensors if count() > 1 else ():
+        shared = tensor.detach().to(PartialState().device)
+        torch.distributed.broadcast(shared, 0)
+        tensor.data.copy_(shared)
 
 
 def _reduced(value: Tensor, operation: Any) -> Tensor:
     if count() == 1:
         return value
-    reduced = value.detach().clone()
+    reduced = value.detach().to(PartialState().device, copy=True)  # NCCL knows no tensors of the CPU
     torch.distributed.all_reduce(reduced, operation)
-    return reduced
+    return reduced.to(value.device)

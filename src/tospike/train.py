@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 from torch import nn
 
-from tospike.errors import (
-    OptionError,
-    TrainingError,
-)
+from tospike.errors import OptionError, TrainingError, require_type
 from tospike.history import EpochRecord, History, Metrics
 from tospike.loop import Run, Settings
 from tospike.tasks import Classification, Task
@@ -113,6 +112,7 @@ def fit(
         epochs, lr, momentum, nesterov, weight_decay, warmup_epochs, clip_norm, accumulate, patience, mixed_precision,
         channels_last, seed,
     )  # fmt: skip
+    require_type("task", task, Task, "a Task", "Pass e.g. task=ts.Regression().")
     if patience is not None and validation_loader is None:
         raise OptionError(
             "Early stopping needs a validation set", got=f"patience={patience}, validation_loader=None", expected="validation_loader=",
@@ -171,11 +171,18 @@ def _restored(ann: nn.Module, channels_last: bool) -> Iterator[None]:
         raise TrainingError("The network has nothing to train", remedy="Call ann.requires_grad_() before training.")
     modes = [(module, module.training) for module in ann.modules()]
     device, attributes = first.device, set(vars(ann))
+    if channels_last and any(parameter.ndim == 5 for parameter in ann.parameters()):
+        raise OptionError("`channels_last` is for images", got="weights of a 3-d convolution", expected="at most 2-d convolutions",
+                          remedy="Pass channels_last=False.")  # fmt: skip
     if channels_last:
         ann.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    generators = random.getstate(), np.random.get_state()
     try:
-        yield
+        with torch.random.fork_rng():
+            yield
     finally:
+        random.setstate(generators[0])
+        np.random.set_state(generators[1])
         for module, mode in modes:
             module.training = mode
         for name in set(vars(ann)) - attributes:  # marks of accelerate

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -25,7 +23,9 @@ from tospike.methods.tuning import Part, Tuning
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN, Tuned
 from tospike.run.plan import Values, call
+from tospike.tasks import Classification, Task
 
+_CLASSIFICATION = Classification()
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -61,15 +61,17 @@ class TrainableSNN(nn.Module):
     Args:
         snn: The SNN, which is copied.
         tuning: How it is tuned.
+        task: Which of its outputs the distillation of outputs compares.
     """
 
     seen: Tensor
 
-    def __init__(self, snn: SNN, tuning: Tuning) -> None:
+    def __init__(self, snn: SNN, tuning: Tuning, task: Task = _CLASSIFICATION) -> None:
         super().__init__()
+        self.task = task
         self.snn, self.tuning = copy.deepcopy(snn), tuning
-        self.plan, self.graph = self.snn.plan, self.snn.graph
-        self.inputs = self.plan.inputs
+        self.plan = self.snn.plan
+        self._named_inputs = self.plan.inputs
         self.sites = site_nodes(self.graph)
         self.neurons = {node: self._neuron(node) for node in self.sites}
         self.batches_in_all = 0
@@ -80,6 +82,11 @@ class TrainableSNN(nn.Module):
             _train_neuron(neuron, tuning.trained)
             neuron.surrogate = tuning.surrogate if tuning.gradient == "time" else None
         self._choose()
+
+    @property
+    def graph(self) -> fx.GraphModule:
+        """The network with neurons at its Sites."""
+        return self.snn.graph
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +111,8 @@ class TrainableSNN(nn.Module):
         chosen = {}
         for node in (*self.plan.static, *self.plan.body):
             layer = module_of(self.graph, node)
+            if "operation" not in node.meta:  # it acts on a constant
+                continue
             flat = isinstance(layer, nn.Linear) and len(node.meta["operation"].shape) == 2
             once = (
                 sum(other.target == node.target for other in self.graph.graph.nodes if other.op == "call_module") == 1
@@ -136,17 +145,36 @@ class TrainableSNN(nn.Module):
     def watch_ann(self, ann: nn.Module, example: Inputs) -> None:
         """Let the network learn from the ANN."""
         captured, _ = rewritten(ann, {name: value[:4] for name, value in example.items()}, "auto")
-        names = {node.meta["site"].name for node in site_nodes(captured.graph)}
-        if names != {node.meta["site"].name for node in self.sites}:
+        # By order and shape: `prepare` gives every call of a reused activation a module of its own, with a name of its own.
+        theirs, ours = ([node.meta["site"] for node in nodes] for nodes in (site_nodes(captured.graph), self.sites))
+        if [site.shape for site in theirs] != [site.shape for site in ours]:
+            got, expected = (
+                f"{len(sites)} Sites: {', '.join(site.name for site in sites[:4])}" for sites in (theirs, ours)
+            )
             raise OptionError(
-                "ANN and SNN are not the same network", got=f"Sites {', '.join(sorted(names)[:4])} …",
-                expected=", ".join(self.snn.site_names[:4]) + " …", remedy="Pass the network that the SNN was converted from.",
+                "ANN and SNN are not the same network", got=got, expected=expected,
+                remedy="Pass the network that the SNN was converted from, or the one it was prepared from.",
+            )  # fmt: skip
+        if self.tuning.maps and not any(len(site.shape) > 1 for site in ours):
+            raise OptionError(
+                "No Site has a map", got=f"maps={self.tuning.maps}, Sites of shape {ours[0].shape}", expected="a network for images",
+                remedy="Pass maps=0.0.",
             )  # fmt: skip
         self.ann = (captured.graph.eval().requires_grad_(False),)
 
+    def train(self, mode: bool = True) -> TrainableSNN:
+        """Switch training on or off; only the batch norms put in by `normalise` take part, by the statistics of whole runs."""
+        super().train(mode)
+        whole = (self.tuning.steps_per_call or self.tuning.time_steps) >= self.tuning.time_steps
+        ours = {id(module.norm) for module in self.modules() if isinstance(module, _Normalised)} if whole else set()
+        for module in self.modules():
+            if isinstance(module, BATCH_NORMS) and id(module) not in ours:
+                module.eval()
+        return self
+
     def forward(self, *inputs: Tensor) -> Any:
         """Return the mean output over T steps."""
-        given = dict(zip(self.inputs, inputs, strict=True))
+        given = dict(zip(self._named_inputs, inputs, strict=True))
         if not self.training:
             return self._by_time(given)[0]
         by = self._by_time if self.tuning.gradient == "time" else self._by_rate
@@ -170,15 +198,15 @@ class TrainableSNN(nn.Module):
         if self.training and (self.tuning.maps or self.tuning.errors):
             keep |= {*self.sites, *(node.all_input_nodes[0] for node in self.sites)}
         static = self.plan.prepare(given)
+        if self.snn.conversion.neuron.synchronous:
+            settled, _ = self.plan.settle(static, steps)
+            return self.plan.finish(static, {node: settled[node] for node in self.plan.carried}), settled
         state: dict[str, Any] = {}
         sums: Values = {}
         for done in range(0, steps, chunk):
             count = min(chunk, steps - done)
             if chunk < steps and self.training:
-                found, state = checkpoint(
-                    self._advance, static, state, count, keep,
-                    use_reentrant=False, context_fn=lambda: (nullcontext(), self._statistics_kept()),
-                )  # fmt: skip
+                found, state = checkpoint(self._advance, static, state, count, keep, use_reentrant=False)
             else:
                 found, state = self._advance(static, state, count, keep)
             sums = {node: sums[node] + value for node, value in found.items()} if sums else found
@@ -197,19 +225,6 @@ class TrainableSNN(nn.Module):
 
         carried = self.plan.step(static, after, steps, watch)
         return sums | {node: value.sum(0) for node, value in carried.items()}, after
-
-    @contextmanager
-    def _statistics_kept(self) -> Iterator[None]:
-        """Leave running statistics alone while a chunk is computed again."""
-        norms = [module for module in self.modules() if isinstance(module, BATCH_NORMS)]
-        momenta = [norm.momentum for norm in norms]
-        try:
-            for norm in norms:
-                norm.momentum = 0.0
-            yield
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
 
     def _by_rate(self, given: Inputs) -> tuple[Any, Values]:
         """Run on means whose values are those of the spikes, and whose gradients are those of clips."""
@@ -258,11 +273,13 @@ class TrainableSNN(nn.Module):
         (graph,) = self.ann
         graph.to(self.device)
         values: Values = {}
-        inputs = iter(given[name] for name in self.inputs)
+        inputs = iter(given[name] for name in self._named_inputs)
         for node in graph.graph.nodes:
             values[node] = next(inputs) if node.op == "placeholder" else call(graph, node, values)
-        by_name = {node.meta["site"].name: values[node] for node in site_nodes(graph)}
-        return {node: by_name[node.meta["site"].name] for node in self.sites} | {self.plan.tail[-1]: values[node]}
+        theirs = site_nodes(graph)
+        return {ours: values[other] for ours, other in zip(self.sites, theirs, strict=True)} | {
+            self.plan.tail[-1]: values[node]
+        }
 
     def _errors(self, means: Values) -> list[Tensor]:
         """Return what neurons send beside the activation of their own mean current, relative to it, Site by Site."""
@@ -277,12 +294,17 @@ class TrainableSNN(nn.Module):
     def _distilled(self, output: Any, sent: Values, wanted: Values) -> list[Tensor]:
         tuning, losses = self.tuning, []
         if tuning.logits:
-            logits, target = (_first(value) / tuning.temperature for value in (output, wanted[self.plan.tail[-1]]))
+            logits, target = (
+                _logits(self.task.prediction(value)) / tuning.temperature
+                for value in (output, wanted[self.plan.tail[-1]])
+            )
             divergence = functional.kl_div(logits.log_softmax(1), target.softmax(1), reduction="batchmean")
             losses.append(tuning.logits * tuning.temperature**2 * divergence)
         for node in self.sites if tuning.maps else ():
             if sent[node].ndim > 2:
-                losses.append(tuning.maps * (_map(sent[node]) - _map(wanted[node])).square().sum(1).mean())
+                axis = node.meta["site"].channel_axis
+                difference = _map(sent[node], axis) - _map(wanted[node], axis)
+                losses.append(tuning.maps * difference.square().sum(1).mean())
         if tuning.order == "each":
             losses += [_relative_error(sent[node], wanted[node]) for node in self.sites]
         return losses
@@ -298,7 +320,7 @@ class TrainableSNN(nn.Module):
             thresholds[node.meta["site"].name] = neuron.threshold
         self.graph.eval().requires_grad_(False)
         conversion = dataclasses.replace(self.snn.conversion, thresholds=thresholds, tuned=record)
-        return SNN(self.graph, self.inputs, conversion).eval()
+        return SNN(self.graph, self._named_inputs, conversion).eval()
 
     def __repr__(self) -> str:
         """Show what a checkpoint is compared by: all that is fixed, and no value that training changes."""
@@ -333,21 +355,19 @@ def _fix_neuron(neuron: Neuron) -> None:
         neuron.register_buffer(name, value.detach())
 
 
-def _first(output: Any) -> Tensor:
-    """Return the logits ``[N, C]`` of an output."""
-    value: Any = next(iter(output.values())) if isinstance(output, dict) else output
-    value = value[0] if isinstance(value, (tuple, list)) else value
-    if value.ndim != 2:
+def _logits(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim != 2:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TrainingError(
-            "Distillation of logits needs logits", got=str(tuple(value.shape)), expected="[N, C]",
+            "Distillation of logits needs logits", got=str(got), expected="[N, C]",
             remedy="Pass logits=0.0 to the tuning; order='each' and maps= compare inside the network.",
         )  # fmt: skip
-    return torch.as_tensor(value)
+    return value
 
 
-def _map(x: Tensor) -> Tensor:
-    """Return the energy of ``[N, C, ...]`` at each place, of length 1: ``[N, places]``."""
-    return functional.normalize(x.square().sum(1).flatten(1), dim=1)
+def _map(x: Tensor, channel_axis: int) -> Tensor:
+    """Return the energy of an activation at each place, of length 1: ``[N, places]``."""
+    return functional.normalize(x.square().sum(channel_axis).flatten(1), dim=1)
 
 
 def _relative_error(x: Tensor, wanted: Tensor) -> Tensor:

@@ -8,11 +8,13 @@ from itertools import islice
 from operator import length_hint
 from typing import Any, Unpack
 
+import torch
 from torch import nn
 
 from tospike import processes
-from tospike.errors import OptionError, require_type
+from tospike.errors import OptionError, is_count, require, require_type
 from tospike.graph.batches import move, split_batch
+from tospike.loop import generators
 from tospike.methods.tuning import Tuning
 from tospike.run.network import SNN, Tuned
 from tospike.tasks import Classification, Task
@@ -58,9 +60,19 @@ def tune(
     """
     require_type("snn", snn, SNN, "an SNN", "Pass what ts.convert returned.")
     require_type("tuning", tuning, Tuning, "a Tuning", "Pass ts.Tuning(time_steps=4).")
-    _refuse(snn, tuning, ann)
-    network = TrainableSNN(snn, tuning)
-    batches = [move(split_batch(batch, snn.plan.inputs)[0], network.device) for batch in islice(train_loader, MEASURED)]
+    require_type("task", task, Task, "a Task", "Pass e.g. task=ts.Regression().")
+    require_type(
+        "train_loader", train_loader, Iterable, "an iterable of batches", "Pass a DataLoader or a list of batches."
+    )
+    require("tune", ("epochs", epochs, is_count(epochs), "an integer >= 1", 4))
+    _refuse(snn, tuning, ann, task)
+    network = TrainableSNN(snn, tuning, task)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.get("seed", 42))
+        for generator in generators(train_loader):
+            generator.manual_seed(options.get("seed", 42))
+        first = list(islice(train_loader, MEASURED))
+    batches = [move(split_batch(batch, snn.plan.inputs)[0], network.device) for batch in first]
     if tuning.normalise and batches:
         network.normalise(batches)
     if ann is not None and batches and tuning.needs_ann:
@@ -70,12 +82,22 @@ def tune(
     return network.finished(Tuned(_plain(tuning), history))
 
 
-def _refuse(snn: SNN, tuning: Tuning, ann: nn.Module | None) -> None:
+def _refuse(snn: SNN, tuning: Tuning, ann: nn.Module | None, task: Task) -> None:
     neuron = snn.conversion.neuron
-    if tuning.gradient == "time" and (neuron.synchronous or neuron.pre is not None or neuron.levels == "nearest"):
+    if neuron.pre is not None:
+        raise OptionError(
+            "Neurons that spend a pre-run cannot be tuned", got=repr(neuron), expected="neurons whose steps are all read out",
+            remedy="Tune without it: convert(ann, method.using(neuron=ts.NeuronModel())).",
+        )  # fmt: skip
+    if tuning.logits and not isinstance(task, Classification):
+        raise OptionError(
+            "Distillation of outputs compares logits", got=f"logits={tuning.logits}, task={type(task).__name__}", expected="a Classification",
+            remedy="Pass logits=0.0; order='each' and maps= compare inside the network.",
+        )  # fmt: skip
+    if tuning.gradient == "time" and (neuron.synchronous or neuron.levels == "nearest"):
         raise OptionError(
             "The gradient through time does not fit the neurons", got=repr(neuron),
-            expected="causal neurons without a pre-run, with levels that are equally far apart",
+            expected="causal neurons with levels that are equally far apart",
             remedy="Tune by rate: ts.DSR(time_steps=8).",
         )  # fmt: skip
     if tuning.needs_ann and ann is None:

@@ -65,7 +65,7 @@ batch_size: 64
 lr: 0.02
 weight_decay: 0.0
 start: digits-relu
-tuning: mice
+tuning: joint-errors
 tuning_options: {time_steps: 2}
 tuning_epochs: 1
 expected: {2: 12.5}
@@ -86,6 +86,16 @@ def test_a_recipe_of_ones_own_is_trained_and_tuned(tmp_path, capsys):
     tuned = json.loads((tmp_path / "mine-tuned.json").read_text())
     assert tuned["records"][0]["test_scores"]["top1"] > 80
     assert (tmp_path / "mine-tuned.jsonl").exists()
+
+
+@pytest.mark.parametrize(("line", "said"), [("tuning: micee", "micee"), ("tuning_epochs: 0", "tuning_epochs"), ("tuning_options: {}", "time_steps"),
+                                            ("epochs: 2.5", "epochs"), ("expected: null", "expected")])  # fmt: skip
+def test_a_recipe_is_checked_before_it_is_trained(line, said, tmp_path, capsys):
+    key = line.split(":")[0]
+    kept = [other for other in TUNED.splitlines() if not other.startswith(f"{key}:")]
+    (tmp_path / "mine.yaml").write_text("\n".join([*kept, line]))
+    assert main(["train", str(tmp_path / "mine.yaml"), "--out", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_recipes_are_listed_and_written(capsys, tmp_path):

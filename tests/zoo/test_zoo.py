@@ -47,3 +47,10 @@ def test_training_can_start_from_the_weights_of_another_network():
     start, built = zoo.load("fashion-resnet20-qcfs-l4"), zoo.build(recipe("fashion-resnet20-qcfs-l8"))
     assert all(torch.equal(value, start.state_dict()[name]) for name, value in built.state_dict().items())
     assert {module.levels for module in built.modules() if isinstance(module, ClipFloorShift)} == {8}
+
+
+def test_a_loaded_network_remembers_how_it_was_prepared():
+    import tospike as ts
+
+    snn = ts.convert(zoo.load("fashion-resnet20-qcfs-l4"), example=torch.zeros(1, 1, 28, 28))
+    assert snn.conversion.settings["initial"] == recipe("fashion-resnet20-qcfs-l4").method_options["initial"]

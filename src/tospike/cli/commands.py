@@ -17,7 +17,7 @@ from torch import nn
 
 import tospike as ts
 from tospike import data, zoo
-from tospike.errors import OptionError, refuse_unknown, require, require_type
+from tospike.errors import OptionError, is_count, refuse_unknown, require, require_type
 from tospike.files import replacing
 from tospike.report import curve_table, draw_curve
 from tospike.train import FitOptions
@@ -116,7 +116,8 @@ def methods(name: str | None = None) -> int:
     table = Table("setting", "default")
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         needed = field.name == "time_steps" and not field.default
-        table.add_row(field.name, "required" if needed else repr(field.default))
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        table.add_row(field.name, "required" if needed else repr(made))
     console.print(table)
     return 0
 
@@ -207,6 +208,10 @@ def train(
     entry = zoo.recipes.recipe(recipe)
     changes: dict[str, Any] = {"epochs": epochs, "tuning_epochs": tuning_epochs}
     entry = dataclasses.replace(entry, **{key: value for key, value in changes.items() if value is not None})
+    if entry.tuning:  # before hours of training
+        way = ts.tuning(entry.tuning, **entry.tuning_options)
+        require("the recipe", ("tuning_epochs", entry.tuning_epochs, is_count(entry.tuning_epochs), "an integer >= 1", 1),
+                ("start", entry.start, bool(entry.start) or not way.needs_ann, "the recipe whose network the tuning learns from", "digits-relu"))  # fmt: skip
     found, folder, console = data.load(entry.data, root, **entry.data_options), Path(out), Console()
     ann, history = _train(entry, found, folder, resume)
     path = zoo.save(ann, entry.name, folder)

@@ -19,7 +19,7 @@ def accepted_inputs(ann: nn.Module) -> dict[str, bool]:
     """
     if isinstance(ann, fx.GraphModule):
         return {str(node.target): not node.args for node in ann.graph.nodes if node.op == "placeholder"}
-    if isinstance(names := getattr(ann, "inputs", None), tuple):  # a network that was rebuilt knows them
+    if isinstance(names := getattr(ann, "_named_inputs", None), tuple):  # a network that was rebuilt knows them
         return dict.fromkeys(names, True)
     parameters = inspect.signature(ann.forward).parameters.values()
     return {p.name: p.default is p.empty for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}

@@ -16,7 +16,7 @@ from tospike.graph.kinds import TrainableActivation
 from tospike.neurons.model import NeuronModel
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import Refiner
-from tospike.parts.scales import Learned, Scale
+from tospike.parts.scales import Granularity, Learned, Scale
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -90,6 +90,7 @@ class LeastError:
         levels: N; what the neuron can tell apart when None.
         reach: Largest mean emission that the threshold is made for, as a share of θ; that of the neuron over T steps when None.
         keep: Whether trained thresholds stay as they are.
+        granularity: One threshold for each channel, or each layer.
     """
 
     neuron: NeuronModel
@@ -97,13 +98,14 @@ class LeastError:
     levels: int | None = None
     reach: float | None = None
     keep: bool = False
+    granularity: Granularity = "channel"
 
     def __call__(self, site: Site, activation: nn.Module) -> Scale:
         """Return the scale of one Site."""
         reach = self.reach or self.neuron.reach(self.time_steps)
         if self.keep and isinstance(activation, TrainableActivation):
             return Learned(site, activation, reach)
-        return MinimalError(site, "channel", self.levels or self.neuron.counts(self.time_steps), reach)
+        return MinimalError(site, self.granularity, self.levels or self.neuron.counts(self.time_steps), reach)
 
 
 class Method(ABC):

@@ -28,7 +28,7 @@ class MiCE(Trained):
     1. `prepare` and `fit`: θ per channel and the weights are trained with a quantiser of T levels in place of each ReLU, from thresholds of
        least error for T levels: clipping and quantisation error are in the loss.
     2. `convert` and `tune` with `tuning`: weights, biases, θ and v(0) per channel are trained with the SNN itself in the forward pass, for the task, the
-       outputs of the ANN, and ``Σ_l E[(E_clip + E_quant + E_time)²]``: timing error is in the loss too.
+       outputs of the ANN, and ``Σ_l E[(E_clip + E_quant + E_time)²]/E[ReLU(z̄)²]``: timing error is in the loss too.
 
     Attributes:
         time_steps: T that will be run.

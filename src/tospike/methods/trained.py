@@ -60,7 +60,9 @@ class Trained(Method):
     def parts(self) -> Parts:
         """Read the trained thresholds."""
         levels = self.least_error_levels
-        measured = LightCalibration(time_steps=levels).using(scale=LeastError(NeuronModel(), levels))
+        measured = LightCalibration(time_steps=levels).using(
+            scale=LeastError(NeuronModel(), levels, granularity=self.granularity)
+        )
         return Parts(
             scale=learned, calibration_batches=0, start=self.start, average_pool=self.average_pool,
             activation=self._at, initial=measured if self.initial is None else None,

@@ -34,14 +34,15 @@ class Tuning:
         trained: What is trained: weights, biases, thresholds, initial potentials (``"starts"``); the rest stays as it is.
         normalise: Normalise what each layer adds by the statistics of the batch while it is tuned; folded away at the end. Gradient
             through time only.
-        order: ``"together"``; ``"front-first"``: the run is divided into as many parts as there are Sites, and in part k the first k
-            send spikes and are frozen, while the others are still those of the ANN; ``"each"``: each Site for itself learns to send what the ANN
+        order: ``"together"``; ``"front-first"``: the run is divided into one part more than there are Sites, and in part k, from 0, the first
+            k send spikes and are frozen, while the others are still those of the ANN; ``"each"``: each Site for itself learns to send what the ANN
             does there, ``Σ_l ‖ē_l − a_l‖²/‖a_l‖²``, by a gradient that does not leave its layer. The last two by rate.
         logits: Weight of the distillation from the ANN's outputs.
         temperature: τ.
         maps: Weight of the distillation from the ANN's maps at every Site.
         errors: Weight of what clipping, quantisation and timing change at every Site. Gradient through time only.
-        steps_per_call: Steps whose values are kept for the gradient; the others are computed again. None keeps all T.
+        steps_per_call: Steps whose values are kept for the gradient; the others are computed again, and layers are normalised by the
+            statistics that were measured at the beginning. None keeps all T.
 
     Source: own combination of the parts below.
 
@@ -80,7 +81,8 @@ class Tuning:
         exclusions = (
             (self.gradient == "rate" and self.normalise, "normalise=True", "gradient='rate'", "normalise=False"),
             (self.gradient == "rate" and self.errors > 0, f"errors={self.errors}", "gradient='rate', which takes spikes for clips", "errors=0.0"),
-            (self.normalise and "weights" not in self.trained, "normalise=True", f"trained={self.trained}: it changes weights", "normalise=False"),
+            (self.normalise and not {"weights", "biases"} <= set(self.trained), "normalise=True", f"trained={self.trained}: it changes weights and biases",
+             "normalise=False"),
             (self.gradient == "time" and self.order != "together", f"order={self.order!r}", "gradient='time'", "gradient='rate'"),
         )  # fmt: skip
         problems = [
@@ -219,7 +221,7 @@ class JointErrors(Tuning):
 
 
 TUNINGS |= {
-    "tuning": Tuning, "mice": JointErrors, "dsr": DSR, "snn2ann": SNN2ANN, "ptl": PTL, "layer-tuning": LayerTuning, "lasnn": LaSNN, "deep-snn": DeepSNN,
+    "tuning": Tuning, "joint-errors": JointErrors, "dsr": DSR, "snn2ann": SNN2ANN, "ptl": PTL, "layer-tuning": LayerTuning, "lasnn": LaSNN, "deep-snn": DeepSNN,
 }  # fmt: skip
 
 

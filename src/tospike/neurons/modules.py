@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tospike.graph.rewrite import Rectifier
 from tospike.neurons import codes
@@ -178,11 +179,13 @@ class Neuron(nn.Module):
         """
         theta = self.threshold.to(current.dtype)
         start = self.start.to(current.dtype)
-        wanted = (
-            self.function(self.biased_mean(current, time_steps) + theta * (start - start.detach()) / time_steps) / theta
-        )
-        reach = self.model.reach(time_steps)
-        rate = wanted.clamp(-reach if self.model.signed else 0.0, reach)
+        mean = self.biased_mean(current, time_steps) + theta * (start - start.detach()) / time_steps
+        # Unsigned causal neurons know nothing of the activation, not even its cap: their threshold is the bound.
+        tracks = self.model.signed or self.model.synchronous
+        rate, reach = (self.function(mean) if tracks else functional.relu(mean)) / theta, self.model.reach(time_steps)
+        rate = reach - functional.relu(reach - rate)  # nothing passes where the bound is reached exactly
+        if self.model.signed:
+            rate = functional.relu(rate + reach) - reach
         sent = emitted.detach() / theta.detach()
         if self.gain is not None:
             sent = sent / self.gain.to(current.dtype)

@@ -13,6 +13,7 @@ from torch import nn
 
 from tospike.errors import DataError, OptionError
 from tospike.files import replacing
+from tospike.graph.kinds import TrainableActivation
 from tospike.methods import method
 from tospike.prepare import prepare
 from tospike.zoo import networks
@@ -44,7 +45,7 @@ def build(
         torch.manual_seed(entry.seed)
         ann = networks.build(entry.network, **entry.network_options)
         before = load(entry.start, folder) if entry.start and start else None
-        plain = before is not None and recipe(entry.start).method == "relu"
+        plain = before is not None and recipe(ALIASES.get(entry.start, entry.start)).method == "relu"
         if before is not None and plain:
             ann.load_state_dict(before.state_dict())
         if entry.method == "relu":
@@ -81,7 +82,11 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
     if path is None:
         raise OptionError("The zoo has no such network", got=repr(name), expected=f"one of {', '.join(available())}",
                           remedy=f"Train it: tospike train {full}" if full in RECIPES else "Choose one of these.")  # fmt: skip
-    ann = build(recipe(full), start=False)
+    entry = recipe(full)
+    ann = build(entry, start=False)
+    for module in ann.modules():
+        if isinstance(module, TrainableActivation):  # as it was prepared, not as it was built to be overwritten
+            module.method = method(entry.method, **entry.method_options)
     try:
         ann.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tospike.errors import DataError, OptionError, refuse_unknown
+from tospike.errors import DataError, OptionError, is_count, refuse_unknown, require
 
 QCFS_PAPER = (
     "Bu et al., 'Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks', ICLR 2022"
@@ -109,7 +109,15 @@ class Recipe:
         return yaml.safe_dump(json.loads(json.dumps(plain)), sort_keys=False, allow_unicode=True, width=120)
 
     def __post_init__(self) -> None:
-        """Read numbers of steps that a file has as text."""
+        """Check what a file may have wrong, and read numbers of steps that it has as text."""
+        require(
+            f"the recipe {self.name!r}",
+            ("epochs", self.epochs, is_count(self.epochs), "an integer >= 1", 100),
+            ("batch_size", self.batch_size, is_count(self.batch_size), "an integer >= 1", 128),
+            ("expected", self.expected, isinstance(self.expected, Mapping), "a mapping from T to accuracy", {}),
+            *((name, value, isinstance(value, Mapping), "a mapping of settings", {})
+              for name, value in ((key, getattr(self, key)) for key in ("network_options", "method_options", "data_options", "tuning_options"))),
+        )  # fmt: skip
         steps = {int(t) if str(t).isdigit() else t: value for t, value in self.expected.items()}
         object.__setattr__(self, "expected", steps)
 
@@ -154,7 +162,7 @@ def _wide(data: str, method: str, epochs: int, lr: float, **more: Any) -> Recipe
 
 def _mice(data: str, figure: float) -> Recipe:
     return _wide(
-        data, "mice", 100, 0.02, method_options={"time_steps": 8}, start=f"{data}-wide-resnet20-relu", tuning="mice",
+        data, "mice", 100, 0.02, method_options={"time_steps": 8}, start=f"{data}-wide-resnet20-relu", tuning="joint-errors",
         tuning_options={"time_steps": 8, "errors": 0.1}, tuning_epochs=10, expected={8: figure}, source=MICE_PAPER,
     )  # fmt: skip
 
@@ -171,7 +179,7 @@ def _tcl(network: str, figure: float) -> Recipe:
 def _fashion_mice(steps: int, tuning_epochs: int) -> Recipe:
     return replace(
         _fashion(f"mice-t{steps}", "mice", 8, 0.05, "fashion-resnet20-relu", time_steps=steps),
-        tuning="mice", tuning_options={"time_steps": steps, "errors": 0.1}, tuning_epochs=tuning_epochs,
+        tuning="joint-errors", tuning_options={"time_steps": steps, "errors": 0.1}, tuning_epochs=tuning_epochs,
     )  # fmt: skip
 
 
