@@ -41,7 +41,8 @@ class Setting:
 
     def figures(self, snn, steps, ann=None):
         """Return the points below the ReLU network at each T, and what was spent."""
-        result = ts.evaluate(snn, self.scored, time_steps=steps, reference=self.ann, progress=False)
+        device = "cuda" if torch.cuda.is_available() else None
+        result = ts.evaluate(snn, self.scored, time_steps=steps, reference=self.ann, device=device, progress=False)
         found = {
             "at": {t: {"score": result.curve[t], "spikes": result.spikes_per_neuron[t]} for t in steps},
             "ann": result.reference,
