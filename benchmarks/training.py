@@ -12,6 +12,8 @@ import statistics
 from functools import partial
 from pathlib import Path
 
+import torch
+
 import tospike as ts
 from common import Rows, fashion_mnist, made_by
 from tospike import data, zoo
