@@ -217,6 +217,35 @@ def is_within(value: object, low: float, high: float) -> bool:
     return isinstance(value, (int, float)) and low < value <= high
 
 
+def refuse_together(what: str, got: str, exclusions: Iterable[tuple[bool, str, str, str]]) -> None:
+    """Refuse settings that exclude each other, all pairs at once.
+
+    Args:
+        what: What they are settings of.
+        got: All of them.
+        exclusions: For each pair whether it is wrong, the one, the other, and what would be right.
+
+    Raises:
+        OptionError: A pair is wrong.
+
+    Example:
+        >>> refuse_together("Parts of the neuron", "K=3", [(True, "random=True", "capacity=3", "capacity=1")])
+        Traceback (most recent call last):
+            ...
+        tospike.errors.OptionError: Parts of the neuron exclude each other
+          1. random=True does not go with capacity=3
+               got: K=3
+               expected: capacity=1
+               do this: Pass capacity=1.
+    """
+    problems = [
+        Problem(f"{one} does not go with {other}", got=got, expected=good, remedy=f"Pass {good}.")
+        for wrong, one, other, good in exclusions if wrong
+    ]  # fmt: skip
+    if problems:
+        raise OptionError(f"{what} exclude each other", problems=problems)
+
+
 def require_type(name: str, value: object, kinds: type | tuple[type, ...], expected: str, remedy: str) -> None:
     """Raise unless an argument is of a kind.
 

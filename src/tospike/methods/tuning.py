@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tospike.errors import OptionError, Problem, is_count, is_within, refuse_unknown, require, require_type
+from tospike.errors import is_count, is_within, refuse_together, refuse_unknown, require, require_type
 from tospike.neurons.surrogate import Surrogate
 
 Gradient = Literal["time", "rate"]
@@ -85,12 +85,7 @@ class Tuning:
              "normalise=False"),
             (self.gradient == "time" and self.order != "together", f"order={self.order!r}", "gradient='time'", "gradient='rate'"),
         )  # fmt: skip
-        problems = [
-            Problem(f"{one} does not go with {other}", got=repr(self), expected=good, remedy=f"Pass {good}.")
-            for wrong, one, other, good in exclusions if wrong
-        ]  # fmt: skip
-        if problems:
-            raise OptionError("Settings of the tuning exclude each other", problems=problems)
+        refuse_together("Settings of the tuning", repr(self), exclusions)
 
     @property
     def needs_ann(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tospike.errors import OptionError, Problem, is_count, is_within, require
+from tospike.errors import is_count, is_within, refuse_together, require
 
 LevelSet = Literal["uniform", "nearest", "successive"]
 LEVEL_SETS: tuple[LevelSet, ...] = ("uniform", "nearest", "successive")
@@ -107,12 +107,7 @@ class NeuronModel:
             (self.pre is not None and not (binary and not self.synchronous), "pre=", "neurons other than integrate-and-fire",
              "the default neuron"),
         )  # fmt: skip
-        problems = [
-            Problem(f"{one} does not go with {other}", got=repr(self), expected=good, remedy=f"Pass {good}, or leave out {one.partition('=')[0]}.")
-            for wrong, one, other, good in exclusions if wrong
-        ]  # fmt: skip
-        if problems:
-            raise OptionError("Parts of the neuron exclude each other", problems=problems)
+        refuse_together("Parts of the neuron", repr(self), exclusions)
 
     @property
     def spikes(self) -> Literal["binary", "ternary", "graded"]:
