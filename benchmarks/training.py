@@ -66,7 +66,8 @@ class Setting:
         """Return an SNN tuned for as many passes."""
         epochs = max(1, passes // tuning.time_steps)
         loader = self.whole if passes > FEW else self.part
-        return ts.tune(snn, tuning, loader, ann=self.ann, epochs=epochs, channels_last=True, **self.options(label))
+        options = self.options(label) | ({} if tuning.normalise else {"lr": LR / 10})
+        return ts.tune(snn, tuning, loader, ann=self.ann, epochs=epochs, channels_last=True, **options)
 
 
 def converted(method, label, setting):
@@ -194,7 +195,8 @@ def main():
     text = [
         f"Fashion-MNIST ResNet-20, {options.samples:,} test images; points of top-1 below the pre-trained ReLU network (`{NETWORK}`), mean ± standard",
         "deviation over seeds (order of data and of calibration). Every trained row starts from that network. Passes over the training data: an epoch of",
-        f"an ANN is one, of an SNN tuned at T it is T; one pass is {FEW} over a quarter of the data. SGD, batch {BATCH}, lr {LR}, half a cosine.",
+        f"an ANN is one, of an SNN tuned at T it is T; one pass is {FEW} over a quarter of the data. SGD, batch {BATCH}, lr {LR}, half a cosine;",
+        f"a tenth of it for tuning by rate, which does not normalise: at {LR} it collapses to chance.",
         "Its own ANN: what was trained, before conversion. Training-free rows are made for each T; QCFS and its kin are one network at every T; tuned rows",
         "were made for the T that is shown.",
         made_by("python benchmarks/training.py"),
