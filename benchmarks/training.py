@@ -119,7 +119,7 @@ def every():
     def qcfs(levels, **options):
         return ts.QCFS(levels=levels, initial=None, average_pool=False, **options)
 
-    rows = {"ReLU + LTB": partial(converted, lambda _: ts.LTB(MEASURED))}
+    rows = {"ReLU + LTB": partial(converted, lambda _: ts.LTB(100))}
     rows |= {f"ReLU + Auto {spikes}": partial(converted, auto(spikes)) for spikes in ("binary", "ternary")}
     rows |= {f"QCFS, L={levels}": partial(trained, qcfs(levels), PASSES) for levels in (8, 4)}
     signed = ts.QCFS(levels=8).using(neuron=ts.NeuronModel(signed=True))

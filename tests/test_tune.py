@@ -56,11 +56,10 @@ def tune(snn, tuning, batches, ann=None, **options):
     return ts.tune(snn, tuning, batches, ann=ann, **({"epochs": 2, "lr": 0.01, "progress": False} | options))
 
 
-@pytest.mark.parametrize("name", METHODS | SYNCHRONOUS)
-@pytest.mark.parametrize("gradient", ["time", "rate"])
+@pytest.mark.parametrize(
+    ("name", "gradient"), [*((name, "time") for name in METHODS), *((name, "rate") for name in METHODS | SYNCHRONOUS)]
+)
 def test_the_forward_pass_is_the_snn(ann, batches, name, gradient):
-    if name in SYNCHRONOUS and gradient == "time":
-        pytest.skip("refused")
     snn = convert(ann, batches, (METHODS | SYNCHRONOUS)[name])
     network = TrainableSNN(snn, ts.Tuning(T, gradient=gradient, normalise=False)).train()
     x = batches[0][0]
