@@ -21,7 +21,7 @@ TUNINGS: dict[str, type[Tuning]] = {}
 
 @dataclass(frozen=True)
 class Tuning:
-    """Tune with the real SNN in the forward pass; the defaults are the combination that measured best.
+    """Tune with the real SNN in the forward pass; by default through time, learning from the task and the outputs of the ANN.
 
     Loss: ``task + logits·τ²·KL(ANN/τ ‖ SNN/τ) + maps·Σ_l ‖m_l(SNN) − m_l(ANN)‖² + errors·Σ_l ‖ē_l − f(z̄_l)‖²/‖f(z̄_l)‖²``; ``m = a/‖a‖`` with
     ``a = Σ_c x_c²`` for each place of an image; ē is the mean emission of the SNN's own neurons, z̄ their mean current, f the activation.
