@@ -67,12 +67,15 @@ def measured(rank, world):
 
 
 SCRIPT = """
-import json, os, pathlib, sys, torch
+import accelerate, json, os, pathlib, sys, torch
 sys.path.insert(0, {folder!r})
 from test_processes import measured
 torch.set_num_threads(1)
 rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 pathlib.Path({path!r} + str(rank)).write_text(json.dumps(measured(rank, world)))
+state = accelerate.PartialState()
+state.wait_for_everyone()  # one that leaves early tears the connection of the other
+state.destroy_process_group()
 """
 
 

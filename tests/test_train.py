@@ -694,7 +694,7 @@ def test_a_run_killed_at_any_moment_ends_where_an_uninterrupted_one_does(tmp_pat
 # --- several processes
 
 SCRIPT = """
-import json, os, pathlib, sys, torch
+import accelerate, json, os, pathlib, sys, torch
 sys.path.insert(0, {folder!r})
 from torch.utils.data import DataLoader
 from test_train import quiet, samples, shuffled, small
@@ -706,6 +706,9 @@ own = 100 * (ann.eval()(x).argmax(1) == y).float().mean().item()
 weights = sum(parameter.double().sum().item() for parameter in ann.parameters())
 off = history.last.test_scores["top1"] - own
 pathlib.Path({path!r} + os.environ["RANK"]).write_text(json.dumps([weights, history.last.train_loss, off, len(seen)]))
+state = accelerate.PartialState()
+state.wait_for_everyone()  # one that leaves early tears the connection of the other
+state.destroy_process_group()
 """
 
 
@@ -735,6 +738,8 @@ def _share(rank, world, folder):
     ann = small()
     history = quiet(ann, DataLoader(samples(64), 8), DataLoader(samples(20), 8), epochs=2)
     torch.save((ann.state_dict(), history.last.test_scores), folder / f"{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_train_one_network(tmp_path):
