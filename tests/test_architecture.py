@@ -23,6 +23,7 @@ ORDER = [
     "prepare",
     "refine",
     "convert",
+    "archive",
     "diagnose",
     "evaluate",
     "testing",

@@ -1,5 +1,7 @@
 """tospike: from a trained network to a spiking one, with what the conversion cost and where."""
 
+from tospike.archive import load as load
+from tospike.archive import save as save
 from tospike.check import SupportReport as SupportReport
 from tospike.check import check as check
 from tospike.convert import convert as convert

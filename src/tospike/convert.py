@@ -230,11 +230,12 @@ def _mark_analog(captured: Capture) -> tuple[str, ...]:
 
 
 def _mark_held(captured: Capture) -> None:
-    """Mark what carries means that the receiver holds, of which only the changes are sent."""
+    """Mark what carries means that the receiver holds, of which only the changes are sent, and forget what only refiners need."""
     for node in captured.graph.graph.nodes:
         neuron = module_of(captured.graph, node)
         held = any(source.meta.get("holds") for source in node.all_input_nodes)
         node.meta["holds"] = neuron.model.holds if isinstance(neuron, Neuron) else held
+        node.meta.pop("activation", None)  # that of the ANN has served
 
 
 def _pool_running_sums(captured: Capture) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor, fx
 
 from tospike.errors import DataError, OptionError
 from tospike.graph.batches import split_batch
-from tospike.graph.kinds import TrainableActivation
 from tospike.graph.walk import module_of, site_nodes
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
@@ -143,7 +142,7 @@ def _terms(snn: SNN, inputs: dict[str, Tensor], steps: int) -> dict[fx.Node, Ten
 
 def wanted(node: fx.Node, neuron: Neuron, current: Tensor) -> Tensor:
     """Return what neurons should send for a mean current: the activation, or ReLU where a trained bound is their own clipping."""
-    if isinstance(node.meta.get("activation"), TrainableActivation):
+    if node.meta["operation"].verdict.trained:
         return current.clamp_min(0.0)
     return neuron.function(current)  # type: ignore[no-any-return]
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tospike.errors import OptionError
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -28,3 +30,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         written = Path(folder, target.name)
         yield written
         os.replace(written, target)
+
+
+def refuse_existing(path: str | os.PathLike[str], force: bool) -> None:
+    """Raise if a file or folder is there already and is not to be replaced.
+
+    Raises:
+        OptionError: It is there.
+
+    Example:
+        >>> refuse_existing("surely/not/there", force=False)
+    """
+    if Path(path).exists() and not force:
+        raise OptionError("The output exists already", got=str(path), expected="a path that is free",
+                          remedy="Choose another, or replace it: force=True, on the command line --force.")  # fmt: skip

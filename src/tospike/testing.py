@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from tospike.archive import load, save
 from tospike.convert import convert
 from tospike.evaluate import Result, evaluate
 from tospike.methods.base import Method
@@ -32,7 +35,8 @@ def check_method(method: Method, *, time_steps: int = 8, error: float = 0.5) -> 
     """Check what every method promises, on a small residual network.
 
     The network is left untouched; the same seed gives the same SNN; every activation becomes a Site; the size of a chunk
-    changes nothing; no state is left behind; more steps leave less error than the first that is read out; the Result survives JSON.
+    changes nothing; no state is left behind; more steps leave less error than the first that is read out; the Result survives JSON; the SNN
+    survives a file.
 
     Args:
         method: The method, made for ``time_steps``.
@@ -76,3 +80,10 @@ def check_method(method: Method, *, time_steps: int = 8, error: float = 0.5) -> 
     assert errors[time_steps] <= error, f"error {errors[time_steps]:.3f} at T = {time_steps}"
     result = evaluate(snn, [(x, wanted.argmax(1))], time_steps=(first, time_steps), progress=False)
     assert Result.from_json(result.to_json()) == result, "the Result does not survive JSON"
+    with tempfile.TemporaryDirectory() as folder:
+        save(snn, Path(folder, "snn.tospike"))
+        loaded = load(Path(folder, "snn.tospike"))
+    assert torch.equal(loaded(x, time_steps=time_steps), snn(x, time_steps=time_steps)), (
+        "the SNN does not survive a file"
+    )
+    assert str(loaded.conversion) == str(snn.conversion), "its record does not survive a file"

@@ -68,6 +68,7 @@ class Verdict:
         remedy: What the user can do about it.
         signed: Whether an activation passes negative values, for which a neuron needs negative spikes.
         analog: Whether an activation is computed anew from all input at each step, since it is not piecewise linear.
+        trained: Whether an activation carries a threshold learned in training.
     """
 
     kind: Kind
@@ -77,6 +78,7 @@ class Verdict:
     remedy: str = ""
     signed: bool = False
     analog: bool = False
+    trained: bool = False
 
     @property
     def is_rectifier(self) -> bool:
@@ -325,7 +327,7 @@ def judge(node: fx.Node, module: nn.Module | None, is_signal: Callable[[Any], bo
         ('activation', 'relu6', 6.0)
     """
     if isinstance(module, TrainableActivation):
-        return Verdict(Kind.ACTIVATION, type(module).__name__.lower())
+        return Verdict(Kind.ACTIVATION, type(module).__name__.lower(), trained=True)
     if module is not None:
         known = next((_MODULES[cls] for cls in type(module).__mro__ if cls in _MODULES), None)
         name = type(module).__name__.lower()

@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Collection
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from tospike.errors import Problem, refuse_unknown
@@ -150,10 +151,12 @@ def _between_layers(captured: Capture, node: fx.Node) -> bool:
 
 
 def drop_identities(captured: Capture) -> None:
-    """Take out what does nothing in evaluation (dropout, identity), so that it hides no pattern from later passes."""
+    """Take out what does nothing in evaluation (dropout, identity, assertions), so that it hides no pattern from later passes."""
     for node, operation in list(captured.operations()):
         if operation.verdict.kind is Kind.LINEAR and operation.verdict.name in IDENTITIES:
             node.replace_all_uses_with(node.all_input_nodes[0])
+            captured.graph.graph.erase_node(node)
+        elif node.target is torch._assert:  # it held when the network was captured
             captured.graph.graph.erase_node(node)
 
 

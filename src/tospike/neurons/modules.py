@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch.nn import functional
 from tospike.graph.rewrite import Rectifier
 from tospike.neurons import codes
 from tospike.neurons.functional import emit, expected_start, goal, if_step, track_step
-from tospike.neurons.model import NeuronModel
+from tospike.neurons.model import NeuronModel, PreRun
 from tospike.neurons.surrogate import Surrogate
 
 
@@ -83,6 +85,26 @@ class Neuron(nn.Module):
         self.register_buffer("start", torch.as_tensor(start, dtype=threshold.dtype, device=threshold.device))
         self.register_buffer("bias", None)
         self.register_buffer("gain", None)
+
+    def get_extra_state(self) -> Tensor:
+        """Return the model as text in a tensor, so that a state dict says all that refiners and tuning change."""
+        return torch.frombuffer(bytearray(json.dumps(asdict(self.model)).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take over the model of a state dict."""
+        settings = json.loads(bytes(state.tolist()))
+        pre = settings.pop("pre")
+        self.model = NeuronModel(**settings, pre=None if pre is None else PreRun(**pre))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Take over tensors of any shape: whether there are biases, and for what thresholds stand, is not known before a refinement."""
+        for name in ("threshold", "start", "bias", "gain"):
+            given, mine = state_dict.get(f"{prefix}{name}"), getattr(self, name)
+            if given is None:
+                setattr(self, name, None if name in ("bias", "gain") else mine)
+            elif mine is None or mine.shape != given.shape:
+                setattr(self, name, torch.empty_like(given, device=self.threshold.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def initial(self, current: Tensor) -> State:
         """Return the state before the first step, given the current of one step ``[N, ...]``."""
