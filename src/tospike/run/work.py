@@ -81,7 +81,7 @@ def fan_out(module: nn.Module, positions: Sequence[int]) -> Tensor:
     along = _reached if isinstance(module, TRANSPOSED) else _read
     axes = [along(module, axis, length) for axis, length in enumerate(positions)]
     reads = functools.reduce(lambda grid, axis: grid[..., None] * axis, axes)
-    return reads * (module.out_channels // module.groups)  # type: ignore[no-any-return, operator]
+    return reads * (module.out_channels // module.groups)  # type: ignore[operator]
 
 
 def _read(module: Any, axis: int, length: int) -> Tensor:
@@ -102,7 +102,7 @@ def _reached(module: Any, axis: int, length: int) -> Tensor:
     span = module.dilation[axis] * (kernel - 1)
     end = (length - 1) * stride - 2 * padding + span + module.output_padding[axis] + 1
     outputs = torch.arange(length)[:, None] * stride + torch.arange(0, span + 1, module.dilation[axis]) - padding
-    return ((outputs >= 0) & (outputs < end)).sum(1).double()
+    return torch.logical_and(outputs.ge(0), outputs.lt(end)).sum(1).double()
 
 
 class Meter:
