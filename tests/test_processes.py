@@ -47,6 +47,7 @@ def measured(rank, world):
             "samples": snn.conversion.calibration_samples, "delay": snn.conversion.delay, "code": str(snn.conversion.settings.get("code")),
             "curve": list(result.curve.values()), "reference": result.reference, "scored": result.samples,
             "rates": list(result.rates.values()), "operations": list(result.operations.values()),
+            "layers": [[layer.multiply_adds, *layer.operations.values()] for layer in result.layers],
             "spikes": list(result.spikes_per_neuron.values()), "exits": [list(values.values()) for values in result.exits.values()],
         }  # fmt: skip
     samples = TensorDataset(

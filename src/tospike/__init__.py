@@ -7,8 +7,11 @@ from tospike.check import check as check
 from tospike.convert import convert as convert
 from tospike.diagnose import ErrorTerms as ErrorTerms
 from tospike.diagnose import error_terms as error_terms
+from tospike.energy import ENERGY_TABLES as ENERGY_TABLES
+from tospike.energy import Energy as Energy
+from tospike.energy import EnergyTable as EnergyTable
+from tospike.energy import energy as energy
 from tospike.evaluate import Interrupted as Interrupted
-from tospike.evaluate import Result as Result
 from tospike.evaluate import evaluate as evaluate
 from tospike.history import History as History
 from tospike.methods import COS as COS
@@ -58,10 +61,12 @@ from tospike.neurons import NeuronModel as NeuronModel
 from tospike.neurons import PreRun as PreRun
 from tospike.neurons.surrogate import Surrogate as Surrogate
 from tospike.prepare import prepare as prepare
+from tospike.result import Result as Result
 from tospike.run.control import Controller as Controller
 from tospike.run.network import SNN as SNN
 from tospike.run.network import Conversion as Conversion
 from tospike.run.simulate import simulate as simulate
+from tospike.run.work import LayerWork as LayerWork
 from tospike.tasks import Classification as Classification
 from tospike.tasks import Regression as Regression
 from tospike.tasks import Task as Task

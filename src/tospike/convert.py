@@ -28,6 +28,7 @@ from tospike.graph.batches import cycle, move, split_batch
 from tospike.graph.capture import Capture
 from tospike.graph.inputs import example_of
 from tospike.graph.kinds import Kind, TrainableActivation
+from tospike.graph.layers import is_weighted
 from tospike.graph.rewrite import Analog
 from tospike.graph.trace import run_network
 from tospike.graph.walk import module_of, reach, site_nodes
@@ -222,10 +223,14 @@ def _default_method(ann: nn.Module) -> Method:
 
 
 def _mark_analog(captured: Capture) -> tuple[str, ...]:
-    """Mark what carries analog values, which make a layer with weights multiply; return the operations they come from."""
+    """Mark what carries no spikes: inputs, currents, what analog operations give. Return these operations.
+
+    A layer with weights that reads such values multiplies, where it would add for spikes.
+    """
     for node in captured.graph.graph.nodes:
         carried = "site" not in node.meta and any(source.meta.get("analog") for source in node.all_input_nodes)
-        node.meta["analog"] = bool(node.meta.get("incremental")) or carried
+        current = node.op == "placeholder" or is_weighted(captured.graph, node)
+        node.meta["analog"] = bool(node.meta.get("incremental")) or carried or current
     return tuple(operation.where for node, operation in captured.operations() if node.meta.get("incremental"))
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +15,9 @@ from torchmetrics import MetricCollection
 
 from tospike import processes
 from tospike.errors import DataError, OptionError, is_within, require, require_type
-from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.graph.trace import run_network
+from tospike.result import Result
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
 from tospike.run.schedule import Delay, check_run, ordered
@@ -26,96 +25,6 @@ from tospike.run.simulate import simulate
 from tospike.tasks import Classification, Task
 
 _CLASSIFICATION = Classification()
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an evaluation found, as plain values.
-
-    Attributes:
-        task: Class of the task.
-        headline: Name of the score on the curve.
-        unit: Its unit.
-        curve: Headline score by T.
-        scores: Every score by T.
-        delays: First counted step by T.
-        reference: Headline score of the reference network; None without one.
-        reference_scores: Every score of the reference network.
-        reference_name: What the reference is, e.g. ``"ANN"``.
-        approaches: What the SNN approaches as T grows.
-        rates: Mean spikes per neuron and step of each Site, over the whole simulation.
-        spikes_per_neuron: Spikes of one neuron for one sample by T, averaged over all neurons.
-        operations: Synaptic operations of one sample by T, over all stepped layers.
-        analog_operations: Multiply-adds of one sample by T, over all stepped layers whose input is analog.
-        method, settings, seed: How the SNN was made.
-        spikes: What one step of a neuron carries: ``"binary"``, ``"ternary"`` or ``"graded"``.
-        capacity: How many levels of each sign one step can carry.
-        calibration_samples: Images that the thresholds were measured on.
-        neurons_added: Neurons of pooled copies and groups, for one sample.
-        latency: Steps from the first input to the last output by T; more than T where layers wait for each other.
-        exits: By confidence: the headline score when each sample stops at the first T of the curve with that much confidence, and
-            ``"steps"``, the T at which samples stopped, on average.
-        samples: Samples scored.
-        finished: False if the evaluation was interrupted.
-        uncounted: Operations with weights that the counts leave out.
-    """
-
-    task: str
-    headline: str
-    unit: str
-    curve: dict[int, float]
-    scores: dict[int, dict[str, float]]
-    delays: dict[int, int]
-    reference: float | None
-    reference_scores: dict[str, float]
-    reference_name: str
-    approaches: str
-    rates: dict[str, float]
-    spikes_per_neuron: dict[int, float]
-    operations: dict[int, float]
-    analog_operations: dict[int, float]
-    method: str
-    settings: dict[str, Any]
-    seed: int
-    spikes: str
-    capacity: int
-    calibration_samples: int
-    neurons_added: int
-    latency: dict[int, int]
-    samples: int
-    finished: bool = True
-    exits: dict[float, dict[str, float]] = field(default_factory=dict)
-    uncounted: list[str] = field(default_factory=list)
-
-    def to_json(self) -> str:
-        """Write the result as JSON; numbers keep their full precision."""
-        return json.dumps(asdict(self), indent=2)
-
-    @classmethod
-    def from_json(cls, text: str) -> Result:
-        """Read what `to_json` wrote.
-
-        Raises:
-            DataError: The text is not a result.
-        """
-        try:
-            raw = json.loads(text)
-            for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency", "spikes_per_neuron"):
-                raw[key] = {int(t): value for t, value in raw[key].items()}
-            raw["exits"] = {float(level): value for level, value in raw.get("exits", {}).items()}
-            return cls(**raw)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                "This is no Result",
-                got=str(error),
-                expected="the JSON that Result.to_json wrote",
-                remedy="Evaluate again with save=.",
-            ) from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a file, in one piece or not at all."""
-        with replacing(path) as written:
-            written.write_text(self.to_json(), encoding="utf-8")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -320,5 +229,6 @@ class _Scoring:
             spikes=made.neuron.spikes, capacity=made.neuron.capacity, calibration_samples=made.calibration_samples,
             neurons_added=made.neurons_added, latency={t: made.neuron.latency(t, made.depth) for t in self.marks},
             exits={e.level: {headline: self.task.scores(e.metrics)[headline], "steps": e.mean_steps()} for e in self.exits if e.metrics},
-            samples=self.counts.samples, uncounted=sorted(self.counts.uncounted),
+            samples=self.counts.samples, uncounted=sorted(self.counts.uncounted), layers=self.counts.layers(self.marks),
+            neurons=made.members * sum(self.counts.neurons.values()), higher_is_better=self.task.higher_is_better,
         )  # fmt: skip

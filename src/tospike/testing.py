@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from tospike.archive import load, save
 from tospike.convert import convert
-from tospike.evaluate import Result, evaluate
+from tospike.evaluate import evaluate
 from tospike.methods.base import Method
+from tospike.result import Result
 from tospike.run.simulate import simulate
 
 

@@ -65,13 +65,14 @@ def test_counts_of_each_t_are_those_of_a_run_of_its_own():
     assert together.synaptic_operations(4) == pytest.approx(alone.synaptic_operations(4))
 
 
-def test_a_layer_behind_a_sum_of_currents_counts_as_dense():
-    """A linear bottleneck: what the second convolution gets is no spike, so every input costs an operation at every step."""
+def test_a_layer_behind_a_sum_of_currents_multiplies():
+    """A linear bottleneck: what the second layer gets is no spike, so every weight costs a multiply-add at every step."""
     ann = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
     x = torch.randn(10, 4)
     snn, counts = ts.convert(ann, ts.Parallel(time_steps=4), calibration=[x]), Counts()
     list(ts.simulate(snn, x, time_steps=4, counts=counts))
-    assert sum(counts.operations["3"]) == 4 * 10 * 3 * 5
+    assert sum(counts.multiply_adds["3"]) == 4 * 10 * 3 * 5
+    assert list(counts.operations) == ["2"]
 
 
 @pytest.mark.parametrize("settings", [{"delay": 2}, {"delay": -2}])

@@ -130,6 +130,7 @@ def _always(kind: Kind, reason: str = "", remedy: str = "") -> Rule:
 ALLOW = 'Pass analog=["{name}"], or analog="auto", to run it in analog, exact in the running mean.'
 REPLACE = 'Pass analog=["{name}"], or analog="auto", for signed neurons that compute it; or replace it by a ReLU and fine-tune.'
 _linear = _always(Kind.LINEAR)
+_move = _always(Kind.LINEAR)  # linear, and no arithmetic: values are copied, placed or left as they are
 _shape = _always(Kind.SHAPE)
 _nonlinear = _always(Kind.NONLINEAR, "{name} is not linear, so it does not commute with the mean over time", ALLOW)
 
@@ -263,25 +264,33 @@ TABLE: tuple[tuple[str, str, Rule], ...] = (
     ("batch_norm", _each("BatchNorm{}d") + " SyncBatchNorm", _normalise_batch),
     (_each("avg_pool{}d") + " " + _each("adaptive_avg_pool{}d") + " mean sum", "", _linear),
     ("", _each("AvgPool{}d") + " " + _each("AdaptiveAvgPool{}d"), _linear),
-    ("add sub subtract neg negative positive rsub iadd isub cumsum", "Identity", _linear),
-    ("cat concat concatenate stack hstack vstack", "", _linear),
-    ("view view_as reshape flatten unflatten permute transpose swapaxes movedim squeeze unsqueeze expand expand_as", "", _linear),
-    ("repeat repeat_interleave tile roll flip narrow select index_select chunk split tensor_split unbind t contiguous", "", _linear),
-    ("clone detach to float double type_as type requires_grad_ diagonal broadcast_to movedim", "Flatten Unflatten", _linear),
-    ("interpolate upsample pad fold unfold pixel_shuffle pixel_unshuffle channel_shuffle embedding", "Embedding", _linear),
-    ("", "Upsample UpsamplingNearest2d UpsamplingBilinear2d PixelShuffle PixelUnshuffle ChannelShuffle Fold Unfold", _linear),
-    ("", _each("ZeroPad{}d") + " " + _each("ConstantPad{}d") + " " + _each("ReflectionPad{}d"), _linear),
-    ("", _each("ReplicationPad{}d") + " " + _each("CircularPad{}d"), _linear),
+    ("add sub subtract neg negative positive rsub iadd isub cumsum", "", _linear),
+    ("", "Identity", _move),
+    ("cat concat concatenate stack hstack vstack", "", _move),
+    ("view view_as reshape flatten unflatten permute transpose swapaxes movedim squeeze unsqueeze expand expand_as", "", _move),
+    ("repeat repeat_interleave tile roll flip narrow select index_select chunk split tensor_split unbind t contiguous", "", _move),
+    ("clone detach to float double type_as type requires_grad_ diagonal broadcast_to movedim", "Flatten Unflatten", _move),
+    ("interpolate upsample fold", "Upsample UpsamplingNearest2d UpsamplingBilinear2d Fold", _linear),
+    ("pad unfold pixel_shuffle pixel_unshuffle channel_shuffle embedding", "Embedding", _move),
+    ("", "PixelShuffle PixelUnshuffle ChannelShuffle Unfold", _move),
+    ("", _each("ZeroPad{}d") + " " + _each("ConstantPad{}d") + " " + _each("ReflectionPad{}d"), _move),
+    ("", _each("ReplicationPad{}d") + " " + _each("CircularPad{}d"), _move),
     ("dropout alpha_dropout feature_dropout feature_alpha_dropout " + _each("dropout{}d"), "", _dropout),
     ("", "Dropout AlphaDropout FeatureAlphaDropout " + _each("Dropout{}d"), _dropout),
     ("stochastic_depth", "", lambda call: _dropout(replace(call, args=(*call.args[:2], call.argument(3, "training", True))))),
-    ("zeros_like ones_like full_like new_zeros new_ones new_full", "", _linear),
+    ("zeros_like ones_like full_like new_zeros new_ones new_full", "", _move),
     ("getitem", "", _item),
     ("where", "", _where),
     ("masked_fill", "", _masked),
     ("size dim numel ndimension nelement element_size stride is_floating_point get_device len", "", _shape),
     ("getattr", "", _attribute),
 )  # fmt: skip
+
+# Names of the operations that do no arithmetic in evaluation.
+MOVES = frozenset(
+    name for names, classes, rule in TABLE if rule in (_move, _dropout, _item, _where, _masked, _attribute, _shape)
+    for name in (*names.split(), *classes.lower().split())
+) | {"stochastic_depth"}  # fmt: skip
 
 
 def _functions(name: str) -> Iterable[Any]:

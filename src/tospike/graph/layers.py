@@ -124,7 +124,7 @@ def folded(layer: Any, scale: Tensor, shift: Tensor) -> nn.Module:
     return layer  # type: ignore[no-any-return]
 
 
-WEIGHTED_FUNCTIONS = {*LAYERS, "matmul", "bmm", "mm", "einsum", "addmm", "baddbmm", "bilinear"}
+WEIGHTED_FUNCTIONS = {*LAYERS, "matmul", "bmm", "mm", "mv", "einsum", "addmm", "baddbmm", "bilinear"}
 
 
 def is_weighted(graph: fx.GraphModule, node: fx.Node) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from tospike.evaluate import Result
 from tospike.files import replacing
+from tospike.result import Result
 
 
 def draw_curve(results: Mapping[str, Result], path: str | os.PathLike[str], title: str = "") -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from tospike.evaluate import Result
+from tospike.result import Result
 
 
 def curve_table(results: Mapping[str, Result], title: str = "") -> Table:

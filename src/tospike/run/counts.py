@@ -2,59 +2,53 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from tospike import processes
-from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED, is_weighted
+from tospike.graph.kinds import MOVES, Kind
+from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED, WEIGHTED_FUNCTIONS
+from tospike.graph.walk import module_of
+from tospike.run.plan import is_signal
+from tospike.run.work import LayerWork, Meter, Part
 
-
-def multiply_adds(module: nn.Module, x: Tensor, y: Tensor) -> int:
-    """Return the multiply-adds of a convolution or linear layer on a whole batch; 0 for any other module.
-
-    Each output element of a convolution takes ``(C_in / groups)·∏kernel`` of them, each input element of a transposed
-    one ``(C_out / groups)·∏kernel``, each output element of a linear layer ``F_in``. Padding counts as if it were data.
-
-    Example:
-        >>> layer = nn.Conv2d(3, 8, 3, padding=1)
-        >>> x = torch.zeros(1, 3, 5, 5)
-        >>> multiply_adds(layer, x, layer(x))
-        5400
-    """
-    if isinstance(module, nn.Linear):
-        return y.numel() * module.in_features
-    if isinstance(module, CONVOLUTIONS):
-        return y.numel() * module.in_channels // module.groups * math.prod(module.kernel_size)
-    if isinstance(module, TRANSPOSED):
-        return x.numel() * module.out_channels // module.groups * math.prod(module.kernel_size)
-    return 0
+PURE = WEIGHTED_FUNCTIONS | {
+    kind.__name__.lower() for kind in (*CONVOLUTIONS, *TRANSPOSED)
+}  # multiply-adds and nothing else
 
 
 @dataclass
 class Counts:
     """Counts of one or several runs over the same network; sums over samples, one number per time step.
 
-    A spike is one emission that is not zero, of whatever level. A synaptic operation is what one non-zero input of a weighted
-    layer causes at one of its outputs. A layer's operations are counted as its multiply-adds times the share of its inputs that
-    are not zero, which is exact but at the border of a padded image. With differential and phase code only changes of the mean
-    are sent: an emission counts where it differs from the mean of all before.
+    A spike is one emission that is not zero, of whatever level. A synaptic operation is what one non-zero input of a layer causes
+    at one of its outputs; padding causes none. A layer that reads anything else than spikes (the input, currents that no neuron has
+    turned into spikes, what analog operations give) multiplies at every step. With differential and phase code only changes
+    of the mean are sent: an emission counts where it differs from the mean of all before.
 
     Attributes:
         samples: Samples seen.
         neurons: Neurons of each Site, for one sample.
         spikes: Spikes of each Site at each step.
-        operations: Synaptic operations of each weighted layer at each step.
-        multiply_adds: Multiply-adds of each weighted layer whose input is analog, at each step.
-        uncounted: Stepped functions with weights that are not modules, whose operations are not counted.
+        parts: Part of each layer; a layer is what has weights, or multiplies two signals.
+        dense: Multiply-adds of one dense pass of each layer.
+        precisions: Number format in which each layer was computed.
+        operations: Synaptic operations of each spiking layer at each step.
+        multiply_adds: Multiply-adds of each stepped layer whose input is analog, at each step.
+        uncounted: Operations that are not multiply-adds, such as sums, pooling, normalisation and softmax, with their places; also
+            those that are more than multiply-adds, such as an attention in one piece, for what else they do.
     """
 
     samples: int = 0
     neurons: dict[str, int] = field(default_factory=dict)
     spikes: dict[str, list[float]] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+    dense: dict[str, float] = field(default_factory=dict)
+    precisions: dict[str, str] = field(default_factory=dict)
     operations: dict[str, list[float]] = field(default_factory=dict)
     multiply_adds: dict[str, list[float]] = field(default_factory=dict)
     uncounted: set[str] = field(default_factory=set)
@@ -62,12 +56,19 @@ class Counts:
     _sums: dict[str, Tensor] = field(
         default_factory=dict
     )  # of all that a node sent or received, where only changes count
+    _seen: set[str] = field(default_factory=set, repr=False)  # layers whose dense pass over this batch is counted
+    _meter: Meter = field(default_factory=Meter, repr=False, compare=False)
 
     def begin(self, samples: int) -> None:
         """Start counting another batch from its first step."""
         self.samples += samples
         self._t = 0
         self._sums = {}
+        self._seen = set()
+
+    def fresh(self) -> Counts:
+        """Return empty counts of the same network."""
+        return Counts(_meter=self._meter)
 
     def end(self) -> None:
         """Forget what is only needed within a run."""
@@ -78,30 +79,71 @@ class Counts:
         if processes.count() == 1:
             return
         self.samples = int(processes.total(torch.tensor(self.samples)))
+        for name, values in self.dense.items():
+            self.dense[name] = float(processes.total(torch.tensor(values, dtype=torch.float64)))
         for table in (self.spikes, self.operations, self.multiply_adds):
-            for name, values in table.items():
-                table[name] = processes.total(torch.tensor(values, dtype=torch.float64)).tolist()
+            for name, row in table.items():
+                table[name] = processes.total(torch.tensor(row, dtype=torch.float64)).tolist()
+
+    def constant(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
+        """Count one node before the first neuron; see `tospike.run.plan.Plan.prepare`."""
+        self._layer(node, args, value, steps, "constant")
+
+    def read_out(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
+        """Count one node behind the last neuron, once for a batch; see `tospike.run.plan.Plan.finish`."""
+        self._layer(node, args, value, steps, "read-out")
 
     def watch(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
-        """Count what one node of the body did in a chunk."""
+        """Count what one node of the body did in a chunk; see `tospike.run.plan.Plan.step`."""
         if "site" in node.meta:
             site = node.meta["site"]
             self.neurons[site.name] = site.neurons
-            self._add(self.spikes, site.name, self._active(node, node, value, steps))
+            sent = self._sent(node, node, value, steps)
+            self._add(self.spikes, site.name, torch.count_nonzero(sent.reshape(steps, -1), dim=1))
+            if site.operation.verdict.analog:
+                self.uncounted.add(site.operation.where)
             return
-        owner = node.graph.owning_module
-        module = owner.get_submodule(str(node.target)) if owner is not None and node.op == "call_module" else None
-        if module is not None and isinstance(value, Tensor) and args and isinstance(args[0], Tensor):
-            work = multiply_adds(module, args[0], value) / steps
-            if work:
-                if node.all_input_nodes[0].meta.get("analog"):
-                    self._add(self.multiply_adds, node.meta["operation"].path, torch.full((steps,), float(work)))
-                    return
-                share = self._active(node, node.all_input_nodes[0], args[0], steps) / (args[0].numel() / steps)
-                self._add(self.operations, node.meta["operation"].path, share * work)
-                return
-        if owner is not None and is_weighted(owner, node):
-            self.uncounted.add(node.meta["operation"].where)
+        analog = node.meta.get("incremental") or any(source.meta.get("analog") for source in node.all_input_nodes)
+        work = self._layer(node, args, value, steps, "analog" if analog else "spiking")
+        name = node.meta["operation"].path if work else ""
+        if work and analog:
+            self._add(self.multiply_adds, name, torch.full((steps,), float(work)))
+        elif work:
+            self._add(self.operations, name, self._operations(node, args, work, steps))
+
+    def _layer(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int, part: Part) -> float:
+        """Note one layer, and return the multiply-adds of a dense pass over the batch; 0 for a node that is none."""
+        operation = node.meta.get("operation")
+        if operation is None or operation.verdict.kind not in (Kind.LINEAR, Kind.NONLINEAR, Kind.POOL_MAX):
+            return 0.0
+        if operation.verdict.name in MOVES:
+            return 0.0
+        graph = node.graph.owning_module
+        assert graph is not None
+        work = self._meter.work(graph, node, args, value) / steps
+        if not work or operation.verdict.name not in PURE:
+            self.uncounted.add(operation.where)
+        if work and operation.path not in self._seen:
+            self._seen.add(operation.path)
+            self.parts[operation.path] = part
+            self.dense[operation.path] = self.dense.get(operation.path, 0.0) + work
+            first = next((arg.dtype for arg in args if isinstance(arg, Tensor)), "")
+            self.precisions[operation.path] = str(first).removeprefix("torch.")
+        return work
+
+    def _operations(self, node: fx.Node, args: tuple[Any, ...], work: float, steps: int) -> Tensor:
+        """Return the synaptic operations of each step: of a convolution by the position of every spike, else by their share."""
+        graph = node.graph.owning_module
+        assert graph is not None
+        module = module_of(graph, node)
+        at = next(k for k, source in enumerate(node.all_input_nodes) if is_signal(source))
+        sent = self._sent(node, node.all_input_nodes[at], args[at], steps)
+        if module is not None and isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
+            positions = sent.shape[2:]
+            fan = self._meter.fan_out(node, module, positions).flatten()
+            found = (sent.reshape(steps, -1, len(fan)) != 0).sum(1, dtype=torch.int32)
+            return found.cpu().double() @ fan
+        return torch.count_nonzero(sent.reshape(steps, -1), dim=1).cpu().double() * work / (sent.numel() / steps)
 
     def advance(self, steps: int) -> None:
         """Move on by a chunk of time."""
@@ -117,24 +159,30 @@ class Counts:
         """
         self.neurons |= now.neurons
         self.uncounted |= now.uncounted
+        for name, work in now.dense.items():
+            if name not in self._seen:
+                self.dense[name] = self.dense.get(name, 0.0) + work
+        self._seen |= now.dense.keys()
+        self.parts |= now.parts
+        self.precisions |= now.precisions
         self._t = time_steps - 1
         for name in ("spikes", "operations", "multiply_adds"):
             for key, row in getattr(now, name).items():
                 more = sum(row) - sum(getattr(before, name).get(key, ()))
                 self._add(getattr(self, name), key, torch.tensor([more], dtype=torch.float64))
 
-    def _active(self, node: fx.Node, source: fx.Node, x: Tensor, steps: int) -> Tensor:
-        """Return the non-zero elements of each step; where the receiver holds the mean, those that differ from it."""
+    def _sent(self, node: fx.Node, source: fx.Node, x: Tensor, steps: int) -> Tensor:
+        """Return ``x`` with zeros where nothing is sent: where the receiver holds the mean, all that does not differ from it."""
+        if not source.meta.get("holds"):
+            return x
         values = x.reshape(steps, -1)
-        if source.meta.get("holds"):
-            before = self._sums.get(node.name, torch.zeros_like(values[0]))
-            sums = torch.cat([before[None], before + values.cumsum(0)])
-            self._sums[node.name] = sums[-1]
-            done = torch.arange(self._t, self._t + steps, device=x.device).clamp_min(1)[:, None]
-            changes = values - sums[:-1] / done
-            rounding = 32 * torch.finfo(x.dtype).eps * values.abs().amax()  # far below θ/2^(K−1), the smallest spike
-            values = changes.masked_fill(changes.abs() < rounding, 0.0)
-        return torch.count_nonzero(values, dim=1).double().cpu()
+        before = self._sums.get(node.name, torch.zeros_like(values[0]))
+        sums = torch.cat([before[None], before + values.cumsum(0)])
+        self._sums[node.name] = sums[-1]
+        done = torch.arange(self._t, self._t + steps, device=x.device).clamp_min(1)[:, None]
+        changes = values - sums[:-1] / done
+        rounding = 32 * torch.finfo(x.dtype).eps * values.abs().amax()  # far below θ/2^(K−1), the smallest spike
+        return changes.masked_fill(changes.abs() < rounding, 0.0).reshape(x.shape)
 
     def _add(self, table: dict[str, list[float]], key: str, values: Tensor) -> None:
         row = table.setdefault(key, [])
@@ -158,6 +206,22 @@ class Counts:
     def analog_operations(self, time_steps: int) -> float:
         """Return the multiply-adds of one sample in its first steps, over all layers with analog input."""
         return self._per_sample(self.multiply_adds, time_steps)
+
+    def layers(self, marks: Iterable[int]) -> list[LayerWork]:
+        """Return what each layer did for one sample, in the order of execution.
+
+        Args:
+            marks: The T by which operations are given.
+        """
+        steps, samples = list(marks), max(self.samples, 1)
+        stepped = self.operations | self.multiply_adds
+        return [
+            LayerWork(
+                name, self.parts[name], total / samples,
+                {t: sum(stepped[name][:t]) / samples if name in stepped else total / samples for t in steps}, self.precisions[name],
+            )
+            for name, total in self.dense.items()
+        ]  # fmt: skip
 
     def _per_sample(self, table: dict[str, list[float]], time_steps: int) -> float:
         return sum(sum(row[:time_steps]) for row in table.values()) / max(self.samples, 1)

@@ -58,12 +58,14 @@ class Plan:
             graph, inputs, tuple(static), _with_shapes(nodes, body), _with_shapes(nodes, tail), tuple(carried)
         )  # fmt: skip
 
-    def prepare(self, inputs: Inputs) -> Values:
-        """Compute all that is constant in time; inputs are ``[N, ...]``."""
+    def prepare(self, inputs: Inputs, watch: Watch | None = None) -> Values:
+        """Compute all that is constant in time; inputs are ``[N, ...]``; for the watch see `step`."""
         given = iter(inputs[name] for name in self.inputs)
         values: Values = {}
         for node in self.static:
             values[node] = next(given) if node.op == "placeholder" else call(self.graph, node, values)
+            if watch is not None:
+                watch(node, tuple(values[source] for source in node.all_input_nodes), values[node], 1)
         return values
 
     def step(self, static: Values, state: dict[str, Any], steps: int, watch: Watch | None = None) -> Values:
@@ -154,11 +156,13 @@ class Plan:
         assert isinstance(neuron, Neuron)
         return neuron
 
-    def finish(self, static: Values, means: Values) -> Any:
-        """Run the tail on time-averaged values ``[N, ...]`` and return the network's output."""
+    def finish(self, static: Values, means: Values, watch: Watch | None = None) -> Any:
+        """Run the tail on time-averaged values ``[N, ...]`` and return the network's output; for the watch see `step`."""
         values = {**static, **means}
         for node in self.tail:
             values[node] = call(self.graph, node, values)
+            if watch is not None:
+                watch(node, tuple(values[source] for source in node.all_input_nodes), values[node], 1)
         return values[self.tail[-1]]
 
 

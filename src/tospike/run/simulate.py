@@ -125,8 +125,11 @@ class Run:
     ) -> None:
         self.plan, self.counts, self.neuron = snn.plan, counts, snn.conversion.neuron
         self.state = {} if state is None else state
+        self.tail_watch = None if counts is None else counts.read_out
+        if counts is not None:
+            counts.begin(next(iter(inputs.values())).shape[0])
         try:
-            self.static = self.plan.prepare(inputs)
+            self.static = self.plan.prepare(inputs, None if counts is None else counts.constant)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             got = "; ".join(f"{name}: {tuple(v.shape)} {v.dtype}" for name, v in inputs.items())
             raise SimulationError(
@@ -134,8 +137,6 @@ class Run:
                 expected="a batch shaped, typed and placed like the example of the conversion",
                 remedy="Reshape, convert or move the batch; x.float() makes integers numbers.",
             ) from error  # fmt: skip
-        if counts is not None:
-            counts.begin(next(iter(inputs.values())).shape[0])
 
     def read_outs(self, marks: Sequence[int], delays: dict[int, int], chunk: int) -> Iterator[tuple[int, Any]]:
         """Step through time and yield the output at each checkpoint; see `simulate`."""
@@ -163,7 +164,7 @@ class Run:
         """Yield the output of synchronous neurons for each T, which is a run of its own; step through it when asked to."""
         before = Counts()
         for t in marks:
-            now = Counts()
+            now = Counts() if self.counts is None else self.counts.fresh()
             if stepped:
                 watch = now.watch if self.counts is not None else None
                 means = {node: value.mean(0) for node, value in self.plan.step(self.static, {}, t, watch).items()}
@@ -175,7 +176,7 @@ class Run:
             if self.counts is not None:
                 self.counts.add_run(t, now, before)
                 before = now
-            yield t, self.plan.finish(self.static, {node: means[node] for node in self.plan.carried})
+            yield t, self.plan.finish(self.static, {node: means[node] for node in self.plan.carried}, self.tail_watch)
 
     def _advance(self, steps: int) -> Values:
         watch = self.counts.watch if self.counts is not None else None
@@ -186,7 +187,7 @@ class Run:
 
     def _read(self, sums: Values, before: Values, window: int) -> Any:
         means: dict[fx.Node, Any] = {node: (total - before[node]) / window for node, total in sums.items()}
-        return self.plan.finish(self.static, means)
+        return self.plan.finish(self.static, means, self.tail_watch)
 
 
 def last(read_outs: Iterator[tuple[int, Any]]) -> Any:

@@ -1,0 +1,112 @@
+"""What an evaluation found, as plain values that are written as JSON and read again."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tospike.errors import DataError
+from tospike.files import replacing
+from tospike.run.work import LayerWork
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation found, as plain values.
+
+    Attributes:
+        task: Class of the task.
+        headline: Name of the score on the curve.
+        unit: Its unit.
+        curve: Headline score by T.
+        scores: Every score by T.
+        delays: First counted step by T.
+        reference: Headline score of the reference network; None without one.
+        reference_scores: Every score of the reference network.
+        reference_name: What the reference is, e.g. ``"ANN"``.
+        approaches: What the SNN approaches as T grows.
+        rates: Mean spikes per neuron and step of each Site, over the whole simulation.
+        spikes_per_neuron: Spikes of one neuron for one sample by T, averaged over all neurons.
+        operations: Synaptic operations of one sample by T, over all spiking layers.
+        analog_operations: Multiply-adds of one sample by T, over all stepped layers whose input is analog.
+        method, settings, seed: How the SNN was made.
+        spikes: What one step of a neuron carries: ``"binary"``, ``"ternary"`` or ``"graded"``.
+        capacity: How many levels of each sign one step can carry.
+        calibration_samples: Images that the thresholds were measured on.
+        neurons_added: Neurons of pooled copies and groups, for one sample.
+        latency: Steps from the first input to the last output by T; more than T where layers wait for each other.
+        exits: By confidence: the headline score when each sample stops at the first T of the curve with that much confidence, and
+            ``"steps"``, the T at which samples stopped, on average.
+        samples: Samples scored.
+        finished: False if the evaluation was interrupted.
+        uncounted: Operations that are no layers (sums, pooling, normalisation, softmax, ...), which the counts leave out.
+        layers: What each layer did for one sample; empty in results of versions that did not note it.
+        neurons: Neurons that are updated at each step, for one sample.
+        higher_is_better: Whether a larger headline score is a better network.
+    """
+
+    task: str
+    headline: str
+    unit: str
+    curve: dict[int, float]
+    scores: dict[int, dict[str, float]]
+    delays: dict[int, int]
+    reference: float | None
+    reference_scores: dict[str, float]
+    reference_name: str
+    approaches: str
+    rates: dict[str, float]
+    spikes_per_neuron: dict[int, float]
+    operations: dict[int, float]
+    analog_operations: dict[int, float]
+    method: str
+    settings: dict[str, Any]
+    seed: int
+    spikes: str
+    capacity: int
+    calibration_samples: int
+    neurons_added: int
+    latency: dict[int, int]
+    samples: int
+    finished: bool = True
+    exits: dict[float, dict[str, float]] = field(default_factory=dict)
+    uncounted: list[str] = field(default_factory=list)
+    layers: list[LayerWork] = field(default_factory=list)
+    neurons: int = 0
+    higher_is_better: bool = True
+
+    def to_json(self) -> str:
+        """Write the result as JSON; numbers keep their full precision."""
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: The text is not a result.
+        """
+        try:
+            raw = json.loads(text)
+            for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency", "spikes_per_neuron"):
+                raw[key] = {int(t): value for t, value in raw[key].items()}
+            raw["exits"] = {float(level): value for level, value in raw.get("exits", {}).items()}
+            raw["layers"] = [
+                LayerWork(**{**layer, "operations": {int(t): n for t, n in layer["operations"].items()}})
+                for layer in raw.get("layers", [])
+            ]
+            return cls(**raw)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                "This is no Result",
+                got=str(error),
+                expected="the JSON that Result.to_json wrote",
+                remedy="Evaluate again with save=.",
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the result to a file, in one piece or not at all."""
+        with replacing(path) as written:
+            written.write_text(self.to_json(), encoding="utf-8")
