@@ -24,6 +24,7 @@ ORDER = [
     "refine",
     "convert",
     "archive",
+    "error_terms",
     "diagnose",
     "result",
     "evaluate",

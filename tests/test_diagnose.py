@@ -1,100 +1,169 @@
-"""Error terms: the formulas of one neuron, the identity for every neuron, and what has none."""
+"""Diagnosis: what is measured agrees with hooks on ANN and SNN, and what is said names the cause."""
 
-import math
+import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 import tospike as ts
-from references.errors import terms
-from tospike.diagnose import _split
 from tospike.errors import DataError, OptionError
-from tospike.neurons import Neuron, NeuronModel
+from tospike.graph.walk import site_nodes
 from tospike.testing import _Residual
 
 
-def per_neuron(neuron, currents):
-    """Return the squares that `_split` sums, and the sum of the timing error, for currents ``[T, N]``."""
-    emitted, _ = neuron(currents, neuron.initial(currents[0]))
-    mean = currents.mean(0)
-    return _split(
-        neuron, neuron.function(neuron.biased_mean(mean, len(currents))), mean, emitted.mean(0), len(currents)
-    )
-
-
-@given(
-    currents=st.lists(st.floats(-3, 3), min_size=1, max_size=12),
-    theta=st.floats(0.2, 2.0),
-    share=st.floats(0.0, 0.99),
-)
-def test_the_terms_of_one_neuron_agree_with_the_formulas(currents, theta, share):
-    steps = len(currents)
-    mean = sum(currents) / steps
-    edge = (mean * steps + share * theta) / theta
-    if abs(edge - round(edge)) < 1e-6:
-        return  # rounding decides
-    neuron = Neuron(torch.tensor(theta, dtype=torch.float64), share)
-    found = per_neuron(neuron, torch.tensor(currents, dtype=torch.float64)[:, None])
-    clip, quant, time, total = terms(currents, theta, share * theta)
-    wanted = [max(mean, 0) ** 2, clip**2, quant**2, time**2, total**2, time]
-    torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), atol=1e-6, rtol=1e-6)
-    assert clip + quant + time == pytest.approx(total, abs=1e-12)
-
-
-MODELS = [NeuronModel(), NeuronModel(signed=True), NeuronModel(capacity=3), NeuronModel(signed=True, code="phase"),
-          NeuronModel(capacity=4, signed=True, levels="nearest")]  # fmt: skip
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_a_constant_current_has_no_timing_error(model):
-    current = torch.linspace(-1, 3, 41)
-    found = per_neuron(Neuron(torch.tensor(0.7), 0.5, model), current.expand(6, -1))
-    assert found[3] == found[5] == 0
-
-
-def test_biases_that_differ_from_step_to_step_are_no_constant():
-    neuron, current = Neuron(torch.tensor(0.7)), torch.linspace(-1, 3, 41)
-    neuron.bias = torch.tensor([[0.3], [0.0], [-0.3]])
-    assert per_neuron(neuron, current.expand(6, -1))[3] > 0
-    assert neuron.bias is not None
-
-
-def test_the_terms_of_a_network():
+@pytest.fixture(scope="module")
+def ann():
     torch.manual_seed(0)
-    ann, x = _Residual().eval(), torch.randn(64, 1, 8, 8)
-    snn = ts.convert(ann, ts.RobustNorm(percentile=1.0), calibration=[x])
-    found = {t: ts.error_terms(snn, [x[:40], x[40:]], time_steps=t) for t in (2, 64)}
-    assert [site.site for site in found[2].sites] == snn.site_names
-    assert found[2].samples == 64
-    front, back = found[2].sites
-    assert front.timing == 0  # its input is constant
-    assert back.timing > 0
-    assert found[64].sites[1].total < found[2].sites[1].total
-    assert front.clipping == 0 < front.quantisation  # thresholds at the largest activation
-    assert all(
-        math.isfinite(value) for site in found[2].sites for value in vars(site).values() if isinstance(value, float)
+    network = _Residual()
+    network(torch.randn(64, 1, 8, 8))
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def x():
+    torch.manual_seed(1)
+    return torch.randn(48, 1, 8, 8)
+
+
+def classes(ann, x):
+    with torch.no_grad():
+        return ann(x).argmax(1)
+
+
+def seen_by_hooks(ann, snn, x, steps):
+    """Return activations of the ANN, and currents and spikes of the SNN ``[T, N, ...]``, at both Sites."""
+    activations, flows = [], []
+    hook = ann.relu.register_forward_hook(lambda m, args, out: activations.append(out))
+    with torch.no_grad():
+        output = ann(x)
+    hook.remove()
+    for node in site_nodes(snn.graph):
+        snn.graph.get_submodule(node.target).register_forward_hook(lambda m, args, out: flows.append((args[0], out[0])))
+    return output, activations, snn(x, time_steps=steps, steps_per_call=steps), flows
+
+
+@pytest.mark.parametrize("method", [ts.LTB(batches=5), ts.Auto(6, 2, 2, spikes="ternary")], ids=["ltb", "ternary"])
+def test_sites_agree_with_hooks(ann, x, method):
+    snn = ts.convert(ann, method, calibration=[x], progress=False)
+    found = ts.diagnose(snn, ann, [x[:30], x[30:]], time_steps=6, progress=False)
+    output, activations, y, flows = seen_by_hooks(ann, snn, x, 6)
+    assert found.stages[-1].distance == pytest.approx(float((y - output).norm() / output.norm()), rel=1e-4)
+    for site, a, (currents, spikes), node in zip(found.sites, activations, flows, site_nodes(snn.graph), strict=True):
+        z, sent = snn.graph.get_submodule(node.target).biased_mean(currents.mean(0), 6), spikes.mean(0)
+        assert site.activation == pytest.approx(float(a.square().mean().sqrt()), rel=1e-4)
+        assert site.inherited == pytest.approx(float((z.relu() - a).square().mean().sqrt()), rel=1e-3, abs=1e-6)
+        assert site.difference == pytest.approx(float((sent - a).square().mean().sqrt()), rel=1e-3)
+        wanted = torch.corrcoef(torch.stack([a.flatten(), sent.flatten()]).double())[0, 1]
+        assert site.correlation == pytest.approx(float(wanted), rel=1e-4)
+        assert site.always_on == pytest.approx(float((spikes != 0).all(0).all(0).double().mean()))
+        silent = ~(spikes != 0).any(0).any(0) & (a > 0).any(0)
+        assert site.dead == pytest.approx(float(silent.double().mean()))
+
+
+def test_rates_are_those_of_an_evaluation(ann, x):
+    snn = ts.convert(ann, ts.LTB(batches=5), calibration=[x], progress=False)
+    data = [(x, classes(ann, x))]
+    found, result = (
+        ts.diagnose(snn, ann, data, time_steps=4, progress=False),
+        ts.evaluate(snn, data, time_steps=(4,), progress=False),
     )
-    table = found[2].table(found[64])
-    assert [column.header for column in table.columns] == ["Site", "clipping", "quantisation", "timing", "total"]
+    assert {site.site: site.rate for site in found.sites} == pytest.approx(result.rates)
+    assert found.stages[-1].score == pytest.approx(result.curve[4])
+    assert found.stages[0].score == 100.0
+    assert found.samples == 48
 
 
-def test_low_thresholds_clip():
-    ann, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(64, 4)
-    snn = ts.convert(ann, ts.RobustNorm(percentile=0.8), calibration=[x])
-    site = ts.error_terms(snn, [x], time_steps=64).sites[0]
-    assert site.clipping > site.quantisation > site.timing == 0
+def test_stages_meet_where_they_must(ann, x):
+    largest = ts.RobustNorm(percentile=1.0)
+    snn = ts.convert(
+        ann, largest.using(neuron=ts.NeuronModel(signed=True, capacity=8)), calibration=[x], progress=False
+    )
+    long = ts.diagnose(snn, ann, [x], time_steps=64, progress=False)
+    assert [stage.distance for stage in long.stages[:3]] == pytest.approx([0, 0, 0], abs=1e-5)  # nothing is clipped
+    assert long.stages[3].distance < 0.04
+    settled = ts.convert(ann, ts.Parallel(time_steps=4), calibration=[x], progress=False)
+    found = ts.diagnose(settled, ann, [x], time_steps=4, progress=False)
+    assert found.stages[4].distance == pytest.approx(found.stages[3].distance, abs=1e-6)  # no timing error
+    assert found.lost()["SNN"] == pytest.approx(0, abs=1e-6)
 
 
-def test_what_has_no_error_terms():
-    ann, x = _Residual().eval(), torch.randn(8, 1, 8, 8)
-    for method in (ts.Parallel(time_steps=4), ts.SRP(time_steps=4, pre_steps=1)):
-        with pytest.raises(OptionError, match="causal"):
-            ts.error_terms(ts.convert(ann, method, calibration=[x]), [x], time_steps=4)
-    snn = ts.convert(ann, ts.LTB(batches=2), calibration=[x])
+class Other(nn.Module):
+    def forward(self, x):
+        return x.relu().flatten(1)
+
+
+CAUSES = {
+    "clipped": (ts.RobustNorm(percentile=0.7), 64, "larger thresholds"),
+    "quantised": (ts.RobustNorm(percentile=1.0).using(neuron=ts.NeuronModel(synchronous=True)), 2, "more steps"),
+    "SNN": (
+        ts.RobustNorm(percentile=1.0).using(start=0.0, neuron=ts.NeuronModel(capacity=32)),
+        3,
+        "take back what was too much",
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", CAUSES)
+def test_advice_names_the_cause(ann, x, stage):
+    method, steps, words = CAUSES[stage]
+    found = ts.diagnose(
+        ts.convert(ann, method, calibration=[x], progress=False), ann, [x], time_steps=steps, progress=False
+    )
+    said = " ".join(found.advice())
+    assert f"to {stage}:" in said
+    assert words in said
+    assert any(site.site in said for site in found.sites)
+    assert found.worst in str(found)
+
+
+def test_no_advice_repeats_what_is_done(ann, x):
+    snn = ts.convert(ann, ts.SNM(batches=2), calibration=[x], progress=False)
+    assert "ternary" not in " ".join(ts.diagnose(snn, ann, [x], time_steps=3, progress=False).advice())
+
+
+def test_dead_saturated_and_always_on_neurons_are_named(ann, x):
+    snn = ts.convert(ann, ts.LTB(batches=2), calibration=[x], progress=False)
+    first, second = (snn.graph.get_submodule(node.target) for node in site_nodes(snn.graph))
+    first.threshold = first.threshold * 1e-3
+    second.threshold = second.threshold * 1e3
+    found = ts.diagnose(snn, ann, [x], time_steps=4, progress=False)
+    assert found.sites[0].saturated > 0.4
+    assert found.sites[1].dead == pytest.approx(1.0, abs=0.02)
+    said = " ".join(found.advice())
+    assert "beyond what its neurons can send" in said
+    assert "stay silent" in said
+
+
+def test_every_neuron_and_a_prepared_network(ann, x):
+    for method in (
+        ts.SRP(time_steps=6, pre_steps=2),
+        ts.BitWeighted(time_steps=3),
+        ts.TPP(time_steps=4),
+        ts.Differential(time_steps=4),
+    ):
+        snn = ts.convert(ann, method, calibration=[x], progress=False)
+        assert len(ts.diagnose(snn, ann, [x], time_steps=6, progress=False).sites) == 2
+    prepared = ts.prepare(ann, ts.QCFS(levels=4), example=x, calibration=[x], progress=False).eval()
+    for source in (prepared, ann):
+        found = ts.diagnose(ts.convert(prepared, example=x), source, [x], time_steps=4, progress=False)
+        assert len(found.sites) == 2
+        assert found.stages[0].distance == 0
+
+
+def test_json_and_what_is_refused(ann, x, tmp_path):
+    snn = ts.convert(ann, ts.LTB(batches=2), calibration=[x], progress=False)
+    found = ts.diagnose(snn, ann, [x], time_steps=4, progress=False)
+    assert ts.Diagnosis.from_json(found.to_json()) == found
+    found.save(tmp_path / "diagnosis.json")
+    with pytest.raises(DataError, match="no Diagnosis"):
+        ts.Diagnosis.from_json("{}")
     with pytest.raises(DataError, match="no data"):
-        ts.error_terms(snn, [], time_steps=4)
-    with pytest.raises(OptionError):
-        ts.error_terms(snn, [x], time_steps=0)
+        ts.diagnose(snn, ann, [], time_steps=4)
+    with pytest.raises(OptionError, match="not the same network"):
+        ts.diagnose(snn, Other(), [x], time_steps=4)
+    with pytest.raises(OptionError, match="time_steps"):
+        ts.diagnose(snn, ann, [x], time_steps=0)
+    with pytest.raises(DataError, match="do not fit"):
+        ts.diagnose(snn, ann, [(x, torch.full((48,), 9))], time_steps=4)
+    assert {f.name for f in dataclasses.fields(found)} >= {"stages", "sites"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tospike.errors import MissingExtraError, TrainingError
+from tospike.errors import DataError, MissingExtraError
 from tospike.history import EpochRecord, History
 from tospike.train import fit
 
@@ -21,7 +21,7 @@ def test_history_survives_json():
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"headline": "x", "records": [{"epoch": 1}]}'])
 def test_what_is_no_history_is_refused(text):
-    with pytest.raises(TrainingError, match="no training history"):
+    with pytest.raises(DataError, match="no History"):
         History.from_json(text)
 
 

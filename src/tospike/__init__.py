@@ -5,12 +5,14 @@ from tospike.archive import save as save
 from tospike.check import SupportReport as SupportReport
 from tospike.check import check as check
 from tospike.convert import convert as convert
-from tospike.diagnose import ErrorTerms as ErrorTerms
-from tospike.diagnose import error_terms as error_terms
+from tospike.diagnose import Diagnosis as Diagnosis
+from tospike.diagnose import diagnose as diagnose
 from tospike.energy import ENERGY_TABLES as ENERGY_TABLES
 from tospike.energy import Energy as Energy
 from tospike.energy import EnergyTable as EnergyTable
 from tospike.energy import energy as energy
+from tospike.error_terms import ErrorTerms as ErrorTerms
+from tospike.error_terms import error_terms as error_terms
 from tospike.evaluate import Interrupted as Interrupted
 from tospike.evaluate import evaluate as evaluate
 from tospike.history import History as History

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Column, Table
-from torch import nn
+from torch import fx, nn
 
-from tospike.errors import Problem
+from tospike.errors import OptionError, Problem
+from tospike.graph.batches import Inputs
 from tospike.graph.capture import Capture, Operation, Site, capture
 from tospike.graph.rewrite import Analog, rewrite, support_problems
 from tospike.graph.walk import site_nodes
+
+EXAMPLE_SAMPLES = 4  # a network is captured on no more: every value in it is kept and compared
 
 
 @dataclass(frozen=True)
@@ -118,3 +122,27 @@ def check(ann: nn.Module, example: Any, *, analog: Analog = ()) -> SupportReport
     sites = tuple(node.meta["site"] for node in site_nodes(captured.graph))
     incremental = tuple(o for node, o in captured.operations() if node.meta.get("incremental"))
     return SupportReport(type(ann).__name__, sites, problems, incremental)
+
+
+def counterpart(ann: nn.Module, example: Inputs, sites: Sequence[Site]) -> fx.GraphModule:
+    """Return the graph of an ANN whose Sites are those of an SNN, rewritten as for a conversion, still with its activations.
+
+    Sites are matched by order and shape: `prepare` gives every call of a reused activation a module, and so a name, of its own.
+
+    Args:
+        ann: The ANN that was converted, or the one that it was prepared from.
+        example: A batch of inputs by name; a few samples are used.
+        sites: Those of the SNN.
+
+    Raises:
+        OptionError: They are not the same network.
+    """
+    captured, _ = rewritten(ann, {name: value[:EXAMPLE_SAMPLES] for name, value in example.items()}, "auto")
+    theirs = [node.meta["site"] for node in site_nodes(captured.graph)]
+    if [site.shape for site in theirs] != [site.shape for site in sites]:
+        got, expected = (f"{len(s)} Sites: {', '.join(site.name for site in s[:4])}" for s in (theirs, sites))
+        raise OptionError(
+            "ANN and SNN are not the same network", got=got, expected=expected,
+            remedy="Pass the network that the SNN was converted from, or the one it was prepared from.",
+        )  # fmt: skip
+    return captured.graph.eval().requires_grad_(False)

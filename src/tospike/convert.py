@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import NoneType
@@ -15,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from tospike import processes
 from tospike.calibrate import Calibration, calibrate, inputs_of
-from tospike.check import rewritten
+from tospike.check import EXAMPLE_SAMPLES, rewritten
 from tospike.errors import (
     CalibrationError,
     ConversionError,
@@ -24,7 +23,7 @@ from tospike.errors import (
     UnsupportedOperationError,
     require_type,
 )
-from tospike.graph.batches import cycle, move, split_batch
+from tospike.graph.batches import cycle, move, split_batch, tensors_in
 from tospike.graph.capture import Capture
 from tospike.graph.inputs import example_of
 from tospike.graph.kinds import Kind, TrainableActivation
@@ -38,7 +37,6 @@ from tospike.neurons.modules import Neuron
 from tospike.refine import refine
 from tospike.run.network import SNN, Conversion
 
-EXAMPLE_SAMPLES = 4  # a network is captured on no more: every value in it is kept and compared
 COMPARED = 2  # batches on which candidates of a method are compared
 TOLERANCE = 1e-3  # largest relative difference between ANN and rebuilt graph; float32 rounding stays far below
 
@@ -169,9 +167,9 @@ def _nearest(ann: nn.Module, snns: Sequence[SNN], calibration: Iterable[Any] | N
     network, errors = copy.deepcopy(ann).eval(), [0.0] * len(snns)
     for batch in cycle(calibration, min(parts.refine_batches, COMPARED)):
         inputs = move(split_batch(batch, snns[0].plan.inputs)[0], _device(ann))
-        wanted = list(_tensors(run_network(network, snns[0].plan.inputs, inputs)))
+        wanted = list(tensors_in(run_network(network, snns[0].plan.inputs, inputs)))
         for number, snn in enumerate(snns):
-            outputs = _tensors(snn(inputs, time_steps=parts.time_steps))
+            outputs = tensors_in(snn(inputs, time_steps=parts.time_steps))
             errors[number] += sum(float((y - x).square().sum()) for x, y in zip(wanted, outputs, strict=True))
     errors = processes.total(torch.tensor(errors, dtype=torch.float64, device=_device(ann))).tolist()
     return snns[errors.index(min(errors))]
@@ -300,8 +298,8 @@ def _difference(ann: nn.Module, captured: Capture) -> float:
     """Compare the rebuilt graph with the network on the example."""
     network = copy.deepcopy(ann).eval()
     with _quantisers_as_clips(network), _quantisers_as_clips(captured.graph):
-        original = list(_tensors(run_network(network, captured.inputs, captured.example)))
-        rebuilt = list(_tensors(captured.run(captured.example)))
+        original = list(tensors_in(run_network(network, captured.inputs, captured.example)))
+        rebuilt = list(tensors_in(captured.run(captured.example)))
     worst = 0.0
     for new, old in zip(rebuilt, original, strict=True):
         scale = float(old.abs().max()) or 1.0
@@ -312,16 +310,6 @@ def _difference(ann: nn.Module, captured: Capture) -> float:
             expected=f"at most {TOLERANCE:g}", remedy="If the example holds NaN or Inf, repair it; else please report the network.",
         )  # fmt: skip
     return worst
-
-
-def _tensors(output: Any) -> Iterable[Tensor]:
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, dict):
-        return itertools.chain.from_iterable(_tensors(value) for value in output.values())
-    if isinstance(output, (tuple, list)):
-        return itertools.chain.from_iterable(_tensors(value) for value in output)
-    return []
 
 
 def _depth(captured: Capture) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Self
 
-from tospike.errors import OptionError
+from tospike.errors import DataError, OptionError
 
 
 @contextmanager
@@ -44,3 +48,36 @@ def refuse_existing(path: str | os.PathLike[str], force: bool) -> None:
     if Path(path).exists() and not force:
         raise OptionError("The output exists already", got=str(path), expected="a path that is free",
                           remedy="Choose another, or replace it: force=True, on the command line --force.")  # fmt: skip
+
+
+class Record(ABC):
+    """Base of the dataclasses that are written as JSON and read again."""
+
+    @classmethod
+    @abstractmethod
+    def from_raw(cls, raw: dict[str, Any]) -> Self:
+        """Build the record from the values in its JSON."""
+
+    def to_json(self) -> str:
+        """Write the record as JSON; numbers keep their full precision."""
+        return json.dumps(asdict(self), indent=2)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: The text is something else.
+        """
+        try:
+            return cls.from_raw(json.loads(text))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"This is no {cls.__name__}", got=f"{type(error).__name__}: {error}"[:200], expected=f"the JSON that {cls.__name__}.to_json wrote",
+                remedy="Name another file, or make this one anew.",
+            ) from error  # fmt: skip
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the record to a file, in one piece or not at all."""
+        with replacing(path) as written:
+            written.write_text(self.to_json(), encoding="utf-8")

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tospike.errors import TrainingError, missing_extra
-from tospike.files import replacing
+from tospike.errors import missing_extra
+from tospike.files import Record, replacing
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True)
-class History:
+class History(Record):
     """The epochs of a training run.
 
     Attributes:
@@ -59,23 +59,11 @@ class History:
         """The record of the epoch whose weights are the result: the last, or with early stopping the best on the validation set."""
         return self.records[self.kept - 1]
 
-    def to_json(self) -> str:
-        """Write the history as JSON."""
-        return json.dumps(asdict(self), indent=2)
-
     @classmethod
-    def from_json(cls, text: str) -> History:
-        """Read what `to_json` wrote.
-
-        Raises:
-            TrainingError: The text is not a history.
-        """
-        try:
-            raw = json.loads(text)
-            records = tuple(EpochRecord(**record) for record in raw["records"])
-            return cls(raw["headline"], records, raw.get("kept", len(records)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError("This is no training history", got=str(error), expected="what to_json wrote") from error
+    def from_raw(cls, raw: dict[str, Any]) -> History:
+        """Build a history from the values in its JSON."""
+        records = tuple(EpochRecord(**record) for record in raw["records"])
+        return cls(raw["headline"], records, raw.get("kept", len(records)))
 
 
 class Metrics:

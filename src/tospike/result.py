@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from tospike.errors import DataError
-from tospike.files import replacing
+from tospike.files import Record
 from tospike.run.work import LayerWork
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Record):
     """What an evaluation found, as plain values.
 
     Attributes:
@@ -77,36 +74,14 @@ class Result:
     neurons: int = 0
     higher_is_better: bool = True
 
-    def to_json(self) -> str:
-        """Write the result as JSON; numbers keep their full precision."""
-        return json.dumps(asdict(self), indent=2)
-
     @classmethod
-    def from_json(cls, text: str) -> Result:
-        """Read what `to_json` wrote.
-
-        Raises:
-            DataError: The text is not a result.
-        """
-        try:
-            raw = json.loads(text)
-            for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency", "spikes_per_neuron"):
-                raw[key] = {int(t): value for t, value in raw[key].items()}
-            raw["exits"] = {float(level): value for level, value in raw.get("exits", {}).items()}
-            raw["layers"] = [
-                LayerWork(**{**layer, "operations": {int(t): n for t, n in layer["operations"].items()}})
-                for layer in raw.get("layers", [])
-            ]
-            return cls(**raw)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                "This is no Result",
-                got=str(error),
-                expected="the JSON that Result.to_json wrote",
-                remedy="Evaluate again with save=.",
-            ) from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result to a file, in one piece or not at all."""
-        with replacing(path) as written:
-            written.write_text(self.to_json(), encoding="utf-8")
+    def from_raw(cls, raw: dict[str, Any]) -> Result:
+        """Build a result from the values in its JSON, whose keys are text."""
+        for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency", "spikes_per_neuron"):
+            raw[key] = {int(t): value for t, value in raw[key].items()}
+        raw["exits"] = {float(level): value for level, value in raw.get("exits", {}).items()}
+        raw["layers"] = [
+            LayerWork(**{**layer, "operations": {int(t): n for t, n in layer["operations"].items()}})
+            for layer in raw.get("layers", [])
+        ]
+        return cls(**raw)

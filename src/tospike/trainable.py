@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from tospike import processes
-from tospike.check import rewritten
-from tospike.diagnose import wanted
+from tospike.check import counterpart
+from tospike.error_terms import wanted
 from tospike.errors import OptionError, TrainingError
 from tospike.graph.batches import Inputs
 from tospike.graph.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, affine, folded, is_weighted
@@ -144,23 +144,14 @@ class TrainableSNN(nn.Module):
 
     def watch_ann(self, ann: nn.Module, example: Inputs) -> None:
         """Let the network learn from the ANN."""
-        captured, _ = rewritten(ann, {name: value[:4] for name, value in example.items()}, "auto")
-        # By order and shape: `prepare` gives every call of a reused activation a module of its own, with a name of its own.
-        theirs, ours = ([node.meta["site"] for node in nodes] for nodes in (site_nodes(captured.graph), self.sites))
-        if [site.shape for site in theirs] != [site.shape for site in ours]:
-            got, expected = (
-                f"{len(sites)} Sites: {', '.join(site.name for site in sites[:4])}" for sites in (theirs, ours)
-            )
-            raise OptionError(
-                "ANN and SNN are not the same network", got=got, expected=expected,
-                remedy="Pass the network that the SNN was converted from, or the one it was prepared from.",
-            )  # fmt: skip
+        ours = [node.meta["site"] for node in self.sites]
+        graph = counterpart(ann, example, ours)
         if self.tuning.maps and not any(len(site.shape) > 1 for site in ours):
             raise OptionError(
                 "No Site has a map", got=f"maps={self.tuning.maps}, Sites of shape {ours[0].shape}", expected="a network for images",
                 remedy="Pass maps=0.0.",
             )  # fmt: skip
-        self.ann = (captured.graph.eval().requires_grad_(False),)
+        self.ann = (graph,)
 
     def train(self, mode: bool = True) -> TrainableSNN:
         """Switch training on or off; only the batch norms put in by `normalise` take part, by the statistics of whole runs."""

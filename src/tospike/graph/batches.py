@@ -134,3 +134,18 @@ def cycle(loader: Iterable[Any], batches: int) -> Iterator[Any]:
                 "The loader ran out of batches", got=f"{done} batches", expected=str(batches),
                 remedy="Pass a re-iterable loader (a DataLoader or a list) with at least one batch, not a generator.",
             )  # fmt: skip
+
+
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Yield the floating-point tensors of an output, nested or not.
+
+    Example:
+        >>> len(list(tensors_in({"out": torch.zeros(1), "both": [torch.zeros(2), torch.tensor(3)]})))
+        2
+    """
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, (Mapping, tuple, list)):
+        for value in output.values() if isinstance(output, Mapping) else output:
+            yield from tensors_in(value)

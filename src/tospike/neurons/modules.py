@@ -176,15 +176,15 @@ class Neuron(nn.Module):
         """Return the mean of what is sent for a count ``[N, ...]`` over T steps."""
         return self._gained(counted * codes.unit(self.threshold.to(counted.dtype), self.model, time_steps))
 
-    def for_constant(self, current: Tensor, time_steps: int) -> Tensor:
-        """Return the mean emission over T steps for a current that does not change, biases included ``[N, ...]``."""
+    def for_constant(self, current: Tensor, time_steps: int, first: int = 0) -> Tensor:
+        """Return the mean emission over T steps, the first ones left out, for a current that does not change, biases included ``[N, ...]``."""
         biases = self.bias
         self.bias = None
         try:
             emitted, _ = self(current.expand(time_steps, *current.shape), self.initial(current))
         finally:
             self.bias = biases
-        return emitted.mean(0)  # type: ignore[no-any-return]
+        return emitted[first:].mean(0)  # type: ignore[no-any-return]
 
     def by_rate(self, current: Tensor, emitted: Tensor, time_steps: int) -> Tensor:
         """Return what was emitted, as if it were a clip of the mean current: with the gradients that this would have.

@@ -11,7 +11,7 @@ from torch import fx
 from tospike.errors import DataError, Problem, SimulationError, require_type
 from tospike.graph.batches import Inputs, split_batch
 from tospike.run.counts import Counts
-from tospike.run.plan import Values, zeros_like
+from tospike.run.plan import Values, Watch, zeros_like
 from tospike.run.schedule import Delay, Engine, check_run, ordered
 
 if TYPE_CHECKING:
@@ -71,7 +71,12 @@ def simulate(
     run = Run(snn, inputs, counts)
     if snn.conversion.neuron.synchronous:
         return run.settled(marks, stepped=engine == "float")
-    return run.read_outs(marks, delays, steps_per_call or max(1, 256 // max(samples, 1)))
+    return run.read_outs(marks, delays, steps_per_call or chunk_of(samples))
+
+
+def chunk_of(samples: int) -> int:
+    """Return how many steps one call takes by default: so many that small batches keep the machine busy."""
+    return max(1, 256 // max(samples, 1))
 
 
 def checked_inputs(snn: SNN, x: Any) -> Inputs:
@@ -114,6 +119,8 @@ class Run:
         inputs: The batch, by name.
         counts: Filled with spikes and operations when given.
         state: What neurons start from, by the path of their module; filled as the run goes on; a fresh one when None.
+        watch: Shown every node of the body at every chunk, see `tospike.run.plan.Plan.step`; of synchronous neurons the mean over a run,
+            as if it were one step.
     """
 
     def __init__(
@@ -122,12 +129,16 @@ class Run:
         inputs: Inputs,
         counts: Counts | None = None,
         state: dict[str, Any] | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self.watches = [] if watch is None else [watch]
         self.plan, self.counts, self.neuron = snn.plan, counts, snn.conversion.neuron
         self.state = {} if state is None else state
         self.tail_watch = None if counts is None else counts.read_out
         if counts is not None:
             counts.begin(next(iter(inputs.values())).shape[0])
+            if not self.neuron.synchronous:
+                self.watches.append(counts.watch)
         try:
             self.static = self.plan.prepare(inputs, None if counts is None else counts.constant)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -170,6 +181,8 @@ class Run:
                 means = {node: value.mean(0) for node, value in self.plan.step(self.static, {}, t, watch).items()}
             else:
                 means, counted = self.plan.settle(self.static, t)
+                for node in counted if self.watches else ():
+                    self._show(node, tuple(means[source] for source in node.all_input_nodes), means[node], 1)
                 for step in range(1, t + 1 if self.counts is not None else 1):
                     self.plan.retrace(means, counted, t, step, now.watch)
                     now.advance(1)
@@ -178,8 +191,12 @@ class Run:
                 before = now
             yield t, self.plan.finish(self.static, {node: means[node] for node in self.plan.carried}, self.tail_watch)
 
+    def _show(self, node: fx.Node, args: tuple[Any, ...], value: Any, steps: int) -> None:
+        for watch in self.watches:
+            watch(node, args, value, steps)
+
     def _advance(self, steps: int) -> Values:
-        watch = self.counts.watch if self.counts is not None else None
+        watch = self._show if self.watches else None
         carried = self.plan.step(self.static, self.state, steps, watch)
         if self.counts is not None:
             self.counts.advance(steps)
