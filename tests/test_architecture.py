@@ -25,6 +25,7 @@ ORDER = [
     "convert",
     "archive",
     "error_terms",
+    "diagnosis",
     "diagnose",
     "result",
     "evaluate",

@@ -96,11 +96,6 @@ class Other(nn.Module):
 CAUSES = {
     "clipped": (ts.RobustNorm(percentile=0.7), 64, "larger thresholds"),
     "quantised": (ts.RobustNorm(percentile=1.0).using(neuron=ts.NeuronModel(synchronous=True)), 2, "more steps"),
-    "SNN": (
-        ts.RobustNorm(percentile=1.0).using(start=0.0, neuron=ts.NeuronModel(capacity=32)),
-        3,
-        "take back what was too much",
-    ),
 }
 
 
@@ -115,6 +110,31 @@ def test_advice_names_the_cause(ann, x, stage):
     assert words in said
     assert any(site.site in said for site in found.sites)
     assert found.worst in str(found)
+
+
+def test_spikes_at_wrong_times_are_told_from_other_errors():
+    ann = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))
+    ann.load_state_dict(
+        {
+            "0.weight": torch.eye(2),
+            "2.weight": torch.tensor([[1.0, -1.0]]),
+            "4.weight": torch.ones(1, 1),
+            "4.bias": torch.ones(1),
+        }
+    )
+    snn = ts.convert(ann, ts.LTB(batches=2), calibration=[torch.rand(32, 2)], progress=False)
+    first, second = (snn.graph.get_submodule(node.target) for node in site_nodes(snn.graph))
+    first.threshold, first.start = (
+        torch.ones(1),
+        torch.tensor([0.9, 0.0]),
+    )  # both send twice in four steps, one always before the other
+    second.threshold = torch.tensor([0.5])
+    found = ts.diagnose(snn, ann, [torch.tensor([[0.5, 0.5]])], time_steps=4, progress=False)
+    assert [site.errors.timing > 0.1 for site in found.sites] == [False, True]
+    assert [stage.distance for stage in found.stages[:4]] == pytest.approx([0] * 4, abs=1e-6)
+    said = " ".join(found.advice())
+    assert "to SNN:" in said
+    assert "take back what was too much" in said
 
 
 def test_no_advice_repeats_what_is_done(ann, x):

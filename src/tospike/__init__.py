@@ -5,8 +5,8 @@ from tospike.archive import save as save
 from tospike.check import SupportReport as SupportReport
 from tospike.check import check as check
 from tospike.convert import convert as convert
-from tospike.diagnose import Diagnosis as Diagnosis
 from tospike.diagnose import diagnose as diagnose
+from tospike.diagnosis import Diagnosis as Diagnosis
 from tospike.energy import ENERGY_TABLES as ENERGY_TABLES
 from tospike.energy import Energy as Energy
 from tospike.energy import EnergyTable as EnergyTable
