@@ -1,6 +1,7 @@
 """Work of every layer, in every part of a network, against counts one by one and by hand."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -109,12 +110,16 @@ def test_every_part_of_a_network_is_counted():
     assert counts.dense == {name: 5 * work for name, work in dense.items()}
     for name, inputs in seen.items():
         layer = getattr(ann, name)
-        wanted = [
-            conv_operations(x.numpy(), layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, 4)
-            for x in inputs
-        ]
-        assert counts.operations[name] == wanted
-        assert sum(wanted) > 0
+        count = partial(
+            conv_operations, kernel=layer.kernel_size, stride=layer.stride, padding=layer.padding, dilation=layer.dilation,
+            groups=layer.groups, outputs=4,
+        )  # fmt: skip
+        synapses = count(np.ones_like(inputs[0]))
+        assert counts.operations[name] == pytest.approx(
+            [count(x.numpy()) * counts.dense[name] / synapses for x in inputs]
+        )
+        assert (synapses == counts.dense[name]) == (name == "short")  # which pads nothing
+        assert 0 < sum(counts.operations[name]) < 6 * counts.dense[name]
     assert counts.multiply_adds == {}
     assert sorted(place.partition(" ")[2].partition(",")[0] for place in counts.uncounted) == ["(add", "(max_pool2d"]
     assert set(counts.precisions.values()) == {"float32"}
@@ -209,6 +214,17 @@ def test_smooth_activations_are_named():
     ann, x = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(9, 6)
     snn = ts.convert(ann, ts.Ternary(time_steps=3).using(refiners=()), calibration=[x], analog="auto")
     assert [place for place in run(snn, x, 3).uncounted if "gelu" in place]
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.ConvTranspose2d(2, 3, 3, 2, 1)], ids=str)
+def test_when_every_input_is_a_spike_there_are_as_many_operations_as_multiply_adds(layer):
+    ann = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), layer, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    for weights in (ann[0].weight, ann[0].bias):
+        nn.init.ones_(weights)
+    x = torch.rand(3, 1, 6, 6)
+    ann(x)
+    counts = run(ts.convert(ann.eval(), ts.RobustNorm(percentile=1.0), calibration=[x]), x + 1, 4)
+    assert counts.operations["2"] == pytest.approx([counts.dense["2"]] * 4)
 
 
 def test_an_image_joined_to_spikes_makes_a_layer_multiply():
