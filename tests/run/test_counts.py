@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tospike as ts
 from references.operations import conv_operations, transposed_operations
+from tospike.run import work
 from tospike.run.counts import Counts
 from tospike.run.work import Meter, fan_out
 
@@ -182,19 +183,19 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "work"),
+    ("kind", "wanted"),
     [
         ("multihead", 5 * 6 * 24 + 2 * 5 * 5 * 6), ("sdpa", 300), ("matmul", 300), ("bmm", 300), ("einsum", 300),
         ("bilinear", 5 * 6 * 36),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("chunk", [1, 3])
-def test_products_of_two_signals_are_multiply_adds_at_every_step(kind, work, chunk):
+def test_products_of_two_signals_are_multiply_adds_at_every_step(kind, wanted, chunk):
     ann, x = Mixed(kind).eval(), torch.randn(4, 5, 6)
     snn = ts.convert(ann, ts.Ternary(time_steps=3).using(refiners=()), calibration=[x], analog="auto")
     counts = run(snn, x, 3, steps_per_call=chunk)
-    assert np.sum(list(counts.multiply_adds.values()), 0).tolist() == [4 * work] * 3
-    assert sum(layer.multiply_adds for layer in counts.layers((3,)) if layer.part == "analog") == work
+    assert np.sum(list(counts.multiply_adds.values()), 0).tolist() == [4 * wanted] * 3
+    assert sum(layer.multiply_adds for layer in counts.layers((3,)) if layer.part == "analog") == wanted
     assert counts.parts["a"] == "constant"
     inside = {"multihead": "multiheadattention", "sdpa": "scaled_dot_product_attention", "bilinear": ""}.get(
         kind, "softmax"
@@ -242,16 +243,17 @@ def test_an_image_joined_to_spikes_makes_a_layer_multiply():
     assert counts.operations == {}
 
 
-def test_what_is_measured_is_measured_once_for_each_shape_and_shared_by_copies(monkeypatch):
-    from tospike.run import work
-
+@pytest.mark.parametrize(
+    "method",
+    [ts.Ternary(time_steps=3).using(refiners=()), ts.Parallel(time_steps=3, correct=False)],
+    ids=["stepped", "settled"],
+)
+def test_what_is_measured_is_measured_once_for_each_shape_and_shared_by_copies(method, monkeypatch):
     calls = []
     measured = work._measured
     monkeypatch.setattr(work, "_measured", lambda *args: calls.append(args[0].name) or measured(*args))
     x = torch.randn(4, 5, 6)
-    snn = ts.convert(
-        Mixed("matmul").eval(), ts.Ternary(time_steps=3).using(refiners=()), calibration=[x], analog="auto"
-    )
+    snn = ts.convert(Mixed("matmul").eval(), method, calibration=[x], analog="auto")
     counts = Counts()
     for _ in range(3):
         counts = copy.deepcopy(counts)
