@@ -22,7 +22,7 @@ from tospike.neurons import NeuronModel
 from tospike.parts.phase import Taper
 from tospike.parts.reconstruct import Reconstruct
 from tospike.parts.refiners import ChannelBias, Potential, StepBias
-from tospike.run.counts import multiply_adds
+from tospike.run.work import multiply_adds
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
 PRE_STEPS = 4

@@ -1,6 +1,7 @@
 """Work of every layer, in every part of a network, against counts one by one and by hand."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tospike as ts
 from references.operations import conv_operations, transposed_operations
+from tospike.run import work
 from tospike.run.counts import Counts
 from tospike.run.work import Meter, fan_out
 
@@ -109,12 +111,16 @@ def test_every_part_of_a_network_is_counted():
     assert counts.dense == {name: 5 * work for name, work in dense.items()}
     for name, inputs in seen.items():
         layer = getattr(ann, name)
-        wanted = [
-            conv_operations(x.numpy(), layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, 4)
-            for x in inputs
-        ]
-        assert counts.operations[name] == wanted
-        assert sum(wanted) > 0
+        count = partial(
+            conv_operations, kernel=layer.kernel_size, stride=layer.stride, padding=layer.padding, dilation=layer.dilation,
+            groups=layer.groups, outputs=4,
+        )  # fmt: skip
+        synapses = count(np.ones_like(inputs[0]))
+        assert counts.operations[name] == pytest.approx(
+            [count(x.numpy()) * counts.dense[name] / synapses for x in inputs]
+        )
+        assert (synapses == counts.dense[name]) == (name == "short")  # which pads nothing
+        assert 0 < sum(counts.operations[name]) < 6 * counts.dense[name]
     assert counts.multiply_adds == {}
     assert sorted(place.partition(" ")[2].partition(",")[0] for place in counts.uncounted) == ["(add", "(max_pool2d"]
     assert set(counts.precisions.values()) == {"float32"}
@@ -177,19 +183,19 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kind", "work"),
+    ("kind", "wanted"),
     [
         ("multihead", 5 * 6 * 24 + 2 * 5 * 5 * 6), ("sdpa", 300), ("matmul", 300), ("bmm", 300), ("einsum", 300),
         ("bilinear", 5 * 6 * 36),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("chunk", [1, 3])
-def test_products_of_two_signals_are_multiply_adds_at_every_step(kind, work, chunk):
+def test_products_of_two_signals_are_multiply_adds_at_every_step(kind, wanted, chunk):
     ann, x = Mixed(kind).eval(), torch.randn(4, 5, 6)
     snn = ts.convert(ann, ts.Ternary(time_steps=3).using(refiners=()), calibration=[x], analog="auto")
     counts = run(snn, x, 3, steps_per_call=chunk)
-    assert np.sum(list(counts.multiply_adds.values()), 0).tolist() == [4 * work] * 3
-    assert sum(layer.multiply_adds for layer in counts.layers((3,)) if layer.part == "analog") == work
+    assert np.sum(list(counts.multiply_adds.values()), 0).tolist() == [4 * wanted] * 3
+    assert sum(layer.multiply_adds for layer in counts.layers((3,)) if layer.part == "analog") == wanted
     assert counts.parts["a"] == "constant"
     inside = {"multihead": "multiheadattention", "sdpa": "scaled_dot_product_attention", "bilinear": ""}.get(
         kind, "softmax"
@@ -211,6 +217,17 @@ def test_smooth_activations_are_named():
     assert [place for place in run(snn, x, 3).uncounted if "gelu" in place]
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.ConvTranspose2d(2, 3, 3, 2, 1)], ids=str)
+def test_when_every_input_is_a_spike_there_are_as_many_operations_as_multiply_adds(layer):
+    ann = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), layer, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    for weights in (ann[0].weight, ann[0].bias):
+        nn.init.ones_(weights)
+    x = torch.rand(3, 1, 6, 6)
+    ann(x)
+    counts = run(ts.convert(ann.eval(), ts.RobustNorm(percentile=1.0), calibration=[x]), x + 1, 4)
+    assert counts.operations["2"] == pytest.approx([counts.dense["2"]] * 4)
+
+
 def test_an_image_joined_to_spikes_makes_a_layer_multiply():
     class Joined(nn.Module):
         def __init__(self):
@@ -226,16 +243,17 @@ def test_an_image_joined_to_spikes_makes_a_layer_multiply():
     assert counts.operations == {}
 
 
-def test_what_is_measured_is_measured_once_for_each_shape_and_shared_by_copies(monkeypatch):
-    from tospike.run import work
-
+@pytest.mark.parametrize(
+    "method",
+    [ts.Ternary(time_steps=3).using(refiners=()), ts.Parallel(time_steps=3, correct=False)],
+    ids=["stepped", "settled"],
+)
+def test_what_is_measured_is_measured_once_for_each_shape_and_shared_by_copies(method, monkeypatch):
     calls = []
     measured = work._measured
     monkeypatch.setattr(work, "_measured", lambda *args: calls.append(args[0].name) or measured(*args))
     x = torch.randn(4, 5, 6)
-    snn = ts.convert(
-        Mixed("matmul").eval(), ts.Ternary(time_steps=3).using(refiners=()), calibration=[x], analog="auto"
-    )
+    snn = ts.convert(Mixed("matmul").eval(), method, calibration=[x], analog="auto")
     counts = Counts()
     for _ in range(3):
         counts = copy.deepcopy(counts)

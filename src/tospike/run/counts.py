@@ -26,9 +26,11 @@ class Counts:
     """Counts of one or several runs over the same network; sums over samples, one number per time step.
 
     A spike is one emission that is not zero, of whatever level. A synaptic operation is what one non-zero input of a layer causes
-    at one of its outputs; padding causes none. A layer that reads anything else than spikes (the input, currents that no neuron has
-    turned into spikes, what analog operations give) multiplies at every step. With differential and phase code only changes
-    of the mean are sent: an emission counts where it differs from the mean of all before.
+    at one of its outputs. Where images are padded, multiply-adds count the padding as data, and so do synaptic operations, at
+    the mean rate of the other synapses: their quotient is the exact number of spikes for each synapse. A layer that reads
+    anything else than spikes (the input, currents that no neuron has turned into spikes, what analog operations give)
+    multiplies at every step. With differential and phase code only changes of the mean are sent: an emission counts where it
+    differs from the mean of all before.
 
     Attributes:
         samples: Samples seen.
@@ -132,7 +134,7 @@ class Counts:
         return work
 
     def _operations(self, node: fx.Node, args: tuple[Any, ...], work: float, steps: int) -> Tensor:
-        """Return the synaptic operations of each step: of a convolution by the position of every spike, else by their share."""
+        """Return the synaptic operations of each step: ``n_MAC`` times the share of the synapses at which a spike arrives."""
         graph = node.graph.owning_module
         assert graph is not None
         module = module_of(graph, node)
@@ -141,8 +143,9 @@ class Counts:
         if module is not None and isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
             positions = sent.shape[2:]
             fan = self._meter.fan_out(node, module, positions).flatten()
-            found = (sent.reshape(steps, -1, len(fan)) != 0).sum(1, dtype=torch.int32)
-            return found.cpu().double() @ fan
+            spikes = (sent.reshape(steps, -1, len(fan)) != 0).sum(1, dtype=torch.int32)
+            synapses = float(fan.sum()) * (sent.numel() / steps / len(fan))
+            return spikes.cpu().double() @ fan * (work / synapses if synapses else 0.0)
         return torch.count_nonzero(sent.reshape(steps, -1), dim=1).cpu().double() * work / (sent.numel() / steps)
 
     def advance(self, steps: int) -> None:
