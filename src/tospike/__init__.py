@@ -63,6 +63,7 @@ from tospike.neurons import NeuronModel as NeuronModel
 from tospike.neurons import PreRun as PreRun
 from tospike.neurons.surrogate import Surrogate as Surrogate
 from tospike.prepare import prepare as prepare
+from tospike.report import write_report as write_report
 from tospike.result import Result as Result
 from tospike.run.control import Controller as Controller
 from tospike.run.network import SNN as SNN

@@ -154,14 +154,15 @@ class Energy:
         spikes = _listed(f"{n:.3g} at T={t}" for t, n in self.spikes_per_synapse.items())
         return [
             f"The ANN takes {_joules(self.ann)} for one sample, {self.ann_frames_per_watt:.4g} FPS/W ({figures}).",
-            *self._verdict(),
+            *self.verdict(),
             f"Spikes pay up to {self.break_even:.3g} per synapse and sample; there are {spikes}.",
             *(f"SOP{share}, the synaptic operations at the first T above {share} % of the reference: {n:.4g}."
               for share, n in ((90, self.sop90), (95, self.sop95)) if n is not None),
             self._left_out(), *self.notes,
         ]  # fmt: skip
 
-    def _verdict(self) -> list[str]:
+    def verdict(self) -> list[str]:
+        """Say which network costs more, and where most of the SNN's energy goes."""
         dearer = {t: ratio for t, ratio in self.ratio.items() if ratio > 1}
         cheaper = {t: ratio for t, ratio in self.ratio.items() if ratio <= 1}
         said = []
