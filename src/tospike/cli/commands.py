@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Callable
 from itertools import islice
+from json import dumps
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Column, Table
 from torch import nn
 
 import tospike as ts
 from tospike import data, zoo
-from tospike.errors import OptionError, is_count, refuse_unknown, require, require_type
+from tospike.cli.sources import example_of, network_of
+from tospike.cli.stages import convert, diagnose, evaluate, report
+from tospike.errors import is_count, refuse_unknown, require
 from tospike.files import replacing
 from tospike.report import curve_table, draw_curve
 from tospike.train import FitOptions
@@ -60,9 +61,7 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
     )
     picture = draw_curve(results, Path(out, "curve.png"), title=f"{dataset}, {shown:,} test images")
     console.print(f"Curve: {picture}   Results: {out}/*.json", highlight=False)
-    console.print(
-        "Next: `tospike check torchvision.models:resnet18`, `tospike methods`, or convert your own in three lines:"
-    )
+    console.print("Next: `tospike check torchvision:resnet18`, `tospike methods`, or convert your own in three lines:")
     console.print(
         "  import tospike as ts\n  snn = ts.convert(ann, ts.LTB(), calibration=loader)\n  y = snn(x, time_steps=32)",
         markup=False,
@@ -128,41 +127,36 @@ def _example(cls: type[ts.Method]) -> ts.Method:
     return cls(**dict.fromkeys(needed, 8))
 
 
-def check(network: str, shape: list[int] | None = None, analog: list[str] | None = None) -> int:
+def check(
+    network: str,
+    shape: list[int] | None = None,
+    analog: list[str] | None = None,
+    weights: str | None = None,
+    json: bool = False,
+) -> int:
     """Report whether a network converts, every activation in it, and everything that stands in the way.
 
+    Example: tospike check torchvision:resnet18
+
     Args:
-        network: A name of the zoo, or "module:callable" that returns the network, e.g. torchvision.models:resnet18.
-        shape: Shape of the example input, batch first; [1, 3, 224, 224] when not given for a "module:callable".
+        network: A name of the zoo, torchvision:NAME, timm:NAME, module.path:callable, or a file *.onnx.
+        shape: Shape of the example input, batch first; when not given, that of the zoo's data, or [1, 3, 224, 224].
         analog: Operations that may run in analog, e.g. [softmax, mul], or [auto] for all of them.
+        weights: Weights of the network, *.safetensors or a state dict.
+        json: Print the report as JSON.
     """
-    ann, example = _network(network, shape)
-    report = ts.check(ann, example, analog="auto" if analog == ["auto"] else analog or ())
-    report.print(Console())
+    ann = network_of(network, weights)
+    report = ts.check(ann, example_of(network, shape), analog="auto" if analog == ["auto"] else analog or ())
+    if json:
+        print(dumps({
+            "ok": report.ok, "network": report.network, "neurons": report.neurons, "neurons_added": report.neurons_added,
+            "sites": [{"name": site.name, "shape": site.shape, "operation": site.operation.where} for site in report.sites],
+            "problems": [dataclasses.asdict(problem) for problem in report.problems],
+            "analog": [operation.where for operation in report.incremental],
+        }, indent=2))  # fmt: skip
+    else:
+        report.print(Console())
     return 0 if report.ok else 1
-
-
-def _network(name: str, shape: list[int] | None) -> tuple[nn.Module, torch.Tensor]:
-    module, found, attribute = name.partition(":")
-    if not found:
-        if name not in zoo.available():
-            raise OptionError(
-                "There is no such network", got=repr(name), expected=f"one of {', '.join(zoo.available())}, or module:callable",
-                remedy="Name e.g. torchvision.models:resnet18, or your own module:function.",
-            )  # fmt: skip
-        default = [1, *zoo.EXAMPLES[recipe(zoo.ALIASES.get(name, name)).data]]
-        return zoo.load(name), torch.zeros(shape or default)
-    try:
-        ann = getattr(importlib.import_module(module), attribute)()
-    except Exception as error:  # the user's own code may raise anything
-        raise OptionError(
-            "The network cannot be built", got=f"{name}: {error}", expected="module:callable without arguments",
-            remedy="Write a small function that builds it, and name that.",
-        ) from error  # fmt: skip
-    require_type(
-        "network", ann, nn.Module, "a callable that returns an nn.Module", "Name a function that builds the network."
-    )
-    return ann, torch.zeros(shape or [1, 3, 224, 224])
 
 
 def recipes(name: str | None = None) -> int:
@@ -260,6 +254,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "methods": methods,
     "check": check,
+    "convert": convert,
+    "evaluate": evaluate,
+    "diagnose": diagnose,
+    "report": report,
     "recipes": recipes,
     "train": train,
 }

@@ -1,0 +1,71 @@
+"""A run folder: what each command made, and the options that make it again."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import tospike
+from tospike.errors import DataError, OptionError
+from tospike.files import replacing
+
+
+class Folder:
+    """A folder to which commands write; ``COMMAND.yaml`` beside the output of a command holds its options.
+
+    A command that was run with the same options is not run again; with other options it is refused, unless it is forced. The options are
+    written after the output, so that a command which was interrupted runs anew. ``tospike COMMAND --config COMMAND.yaml`` repeats it.
+
+    Args:
+        path: The folder; made when something is written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def options(self, command: str) -> dict[str, Any]:
+        """Return the options of a command that was run; empty if it was not.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        file = self.path / f"{command}.yaml"
+        if not file.exists():
+            return {}
+        try:
+            found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            found = error
+        if not isinstance(found, dict):
+            raise DataError("The options of a run cannot be read", where=str(file), got=str(found)[:100], expected="what tospike wrote there",
+                            remedy=f"Delete the file and run tospike {command} again, or choose another folder.")  # fmt: skip
+        return found
+
+    def is_done(self, command: str, options: dict[str, Any], force: bool) -> bool:
+        """Tell whether a command was run with these options already.
+
+        Raises:
+            OptionError: It was run with others, and is not forced.
+        """
+        before = self.options(command)
+        if not before or force:
+            return False
+        other = [key for key in options if options[key] != before.get(key)]
+        if other:
+            raise OptionError(
+                f"The folder holds a run of {command} with other options", where=str(self.path),
+                got="; ".join(f"{key}={options[key]!r}" for key in other), expected="; ".join(f"{key}={before.get(key)!r}" for key in other),
+                remedy="Choose another folder, or replace the run with --force.",
+            )  # fmt: skip
+        return True
+
+    def done(self, command: str, options: dict[str, Any]) -> None:
+        """Write the options of a command whose output is written."""
+        head = f"# tospike {tospike.__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}\n"
+        again = f"# Again: tospike {command} --config {command}.yaml --force\n"
+        with replacing(self.path / f"{command}.yaml") as written:
+            written.write_text(head + again + yaml.safe_dump(options, sort_keys=False), encoding="utf-8")

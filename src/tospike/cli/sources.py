@@ -1,0 +1,150 @@
+"""Where networks, SNNs and data of a command come from: names of the zoo and of libraries, files, folders."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tospike import data, zoo
+from tospike.archive import load
+from tospike.errors import DataError, OptionError, missing_extra, require_type
+from tospike.run.network import SNN
+from tospike.zoo.recipes import recipe
+
+KINDS = "a name of the zoo, torchvision:NAME, timm:NAME, module.path:callable, or a file *.onnx"
+ARCHIVE = "snn.tospike"
+NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights in their checkpoints
+SAVING = "Save them by torch.save(ann.state_dict(), path)."
+WRAPPER = "module."  # what DataParallel puts before every name
+
+
+def network_of(name: str, weights: str | None = None) -> nn.Module:
+    """Return a network in eval mode.
+
+    Args:
+        name: One of `KINDS`.
+        weights: File with its weights (``*.safetensors``, or a state dict that torch wrote); required where the network comes untrained.
+
+    Raises:
+        OptionError: There is no such network, or it cannot be built.
+        DataError: The weights cannot be read, or do not fit.
+        MissingExtraError: The library that it comes from is not installed.
+    """
+    kind, found, rest = name.partition(":")
+    if Path(name).suffix == ".onnx":
+        ann = _from_onnx(Path(name))
+    elif not found:
+        if name not in zoo.available():
+            raise OptionError("There is no such network", got=repr(name), expected=f"{KINDS}; in the zoo: {', '.join(zoo.available())}",
+                              remedy="Name e.g. torchvision:resnet18 with --weights, or your own module:function.")  # fmt: skip
+        ann = zoo.load(name)
+    elif kind in ("torchvision", "timm"):
+        ann = _from_library(kind, rest)
+    else:
+        ann = _from_callable(kind, rest)
+    if weights is not None:
+        _fill(ann, Path(weights))
+    return ann.eval()
+
+
+def _from_library(library: str, name: str) -> nn.Module:
+    try:
+        module = importlib.import_module("torchvision.models" if library == "torchvision" else library)
+    except ImportError as error:
+        raise missing_extra(library, "vision", f"the network {library}:{name}") from error
+    try:
+        made = module.get_model(name) if library == "torchvision" else module.create_model(name, pretrained=False)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise OptionError(f"{library} has no such network", got=repr(name), expected=f"a name of {library}",
+                          remedy="See torchvision.models.list_models() or timm.list_models().") from error  # fmt: skip
+    require_type("network", made, nn.Module, "an nn.Module", "Name a network.")
+    return made  # type: ignore[no-any-return]
+
+
+def _from_callable(module: str, attribute: str) -> nn.Module:
+    try:
+        ann = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:  # the user's own code may raise anything
+        raise OptionError(
+            "The network cannot be built", got=f"{module}:{attribute}: {error}", expected="module:callable without arguments",
+            remedy="Write a small function that builds it, and name that.",
+        ) from error  # fmt: skip
+    require_type(
+        "network", ann, nn.Module, "a callable that returns an nn.Module", "Name a function that builds the network."
+    )
+    return ann  # type: ignore[no-any-return]
+
+
+def _from_onnx(path: Path) -> nn.Module:
+    try:
+        from onnx2torch import convert  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise missing_extra("onnx2torch", "onnx", "reading *.onnx files") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return convert(str(path))  # type: ignore[no-any-return]
+    except Exception as error:  # the reader raises whatever its operations raise
+        raise DataError("The ONNX file cannot be read as a network", where=str(path), got=f"{type(error).__name__}: {error}"[:300],
+                        expected="operations onnx2torch knows", remedy="Export it with another opset, or pass the PyTorch network.") from error  # fmt: skip
+
+
+def _fill(ann: nn.Module, path: Path) -> None:
+    """Load the weights of a file into a network, unpacked from what training scripts wrap them in; no code from the file runs."""
+    try:
+        found: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise DataError("The weights cannot be read", where=str(path), got=str(error).splitlines()[0][:200],
+                        expected="*.safetensors, or a state dict that torch.save wrote", remedy=SAVING) from error  # fmt: skip
+    for key in NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise DataError("The file holds no state dict", where=str(path), got=type(found).__name__, expected="tensors by name",
+                        remedy=SAVING)  # fmt: skip
+    wrapped = all(name.startswith(WRAPPER) for name in found)
+    state = {name.removeprefix(WRAPPER) if wrapped else name: value for name, value in found.items()}
+    try:
+        ann.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataError("The weights do not fit the network", where=str(path), got="; ".join(line.strip() for line in str(error).splitlines()[1:5])[:400],
+                        expected=f"the {len(ann.state_dict())} tensors of {type(ann).__name__}",
+                        remedy="Build the network as it was trained: the same classes, widths and input channels.") from error  # fmt: skip
+
+
+def snn_of(name: str) -> tuple[SNN, Path | None]:
+    """Return the SNN of a run folder or of a ``.tospike`` file, and the folder if it is one."""
+    path = Path(name)
+    return (load(path / ARCHIVE), path) if path.is_dir() else (load(path), None)
+
+
+def data_of(name: str, root: str | None = None, options: Mapping[str, Any] | None = None) -> data.Data:
+    """Return a data set by its name, or the images in a folder, read as they are tested with."""
+    if name not in data.available() and Path(name).is_dir():
+        name, root = "folder", name
+    return data.load(name, root, augment=False, **(options or {}))
+
+
+def default_data(network: str) -> str | None:
+    """Return the data that a network of the zoo was trained on; None for any other."""
+    full = zoo.ALIASES.get(network, network)
+    return recipe(full).data if network in zoo.available() else None
+
+
+def example_of(network: str, shape: list[int] | None) -> Tensor:
+    """Return an input of zeros, by the shape that is given, that of the zoo's data, or that of photographs."""
+    known = default_data(network)
+    return torch.zeros(shape or [1, *(zoo.EXAMPLES[known] if known else (3, 224, 224))])
