@@ -26,6 +26,7 @@ ORDER = [
     "diagnose",
     "evaluate",
     "testing",
+    "export",
     "loop",
     "train",
     "trainable",
