@@ -8,6 +8,10 @@ from tospike.diagnose import error_terms as error_terms
 from tospike.evaluate import Interrupted as Interrupted
 from tospike.evaluate import Result as Result
 from tospike.evaluate import evaluate as evaluate
+from tospike.export.folded import Folded as Folded
+from tospike.export.folded import fold as fold
+from tospike.export.integers import Integers as Integers
+from tospike.export.integers import to_integers as to_integers
 from tospike.export.nir import NIRExport as NIRExport
 from tospike.export.nir import export_nir as export_nir
 from tospike.export.program import export_onnx as export_onnx
@@ -16,10 +20,6 @@ from tospike.export.readers import NIRNetwork as NIRNetwork
 from tospike.export.readers import load_nir as load_nir
 from tospike.export.spikingjelly import export_spikingjelly as export_spikingjelly
 from tospike.export.step import Signature as Signature
-from tospike.export.folded import Folded as Folded
-from tospike.export.folded import fold as fold
-from tospike.export.integers import Integers as Integers
-from tospike.export.integers import to_integers as to_integers
 from tospike.history import History as History
 from tospike.methods import COS as COS
 from tospike.methods import CRPI as CRPI

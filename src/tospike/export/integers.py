@@ -162,7 +162,8 @@ def _largest(graph: fx.GraphModule, node: fx.Node) -> Tensor:
 
 
 def _limited(largest: Tensor, bits: int, most: float) -> Tensor:
-    return (largest.clamp_min(1e-30).reciprocal() * (2 ** (bits - 1) - 1)).clamp(max=most).floor().clamp_min(1.0)
+    most_of_weights: float = 2.0 ** (bits - 1) - 1.0
+    return (largest.clamp_min(1e-30).reciprocal() * most_of_weights).clamp(max=most).floor().clamp_min(1.0)
 
 
 def _scale_of_site(graph: fx.GraphModule, node: fx.Node, nodes: list[fx.Node], bits: int) -> Tensor:

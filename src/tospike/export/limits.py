@@ -7,17 +7,13 @@ from pathlib import Path
 
 from torch import fx
 
-from tospike.errors import OptionError, Problem, TospikeError, require_type
+from tospike.errors import ExportError, OptionError, Problem, require_type
 from tospike.graph.capture import Operation
 from tospike.graph.kinds import Kind
 from tospike.graph.walk import module_of, site_nodes
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
 from tospike.run.plan import is_size
-
-
-class ExportError(TospikeError, ValueError):
-    """A target cannot say what the network does; all that it cannot say is listed."""
 
 
 def neuron_problems(snn: SNN, target: str, *, steps: bool = False) -> list[Problem]:

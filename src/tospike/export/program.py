@@ -82,8 +82,8 @@ def export_onnx(snn: SNN, path: str | Path, *, example: Any = None, force: bool 
     """
     target = checked(snn, path, force=force)
     try:
-        import onnx  # type: ignore[import-not-found,unused-ignore]
-        import onnxscript  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
+        import onnx
+        import onnxscript  # noqa: F401
     except ImportError as error:
         raise missing_extra("onnx with onnxscript", "onnx", "writing ONNX graphs") from error
     problems = step_problems(snn)

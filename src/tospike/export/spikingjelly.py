@@ -34,7 +34,7 @@ def export_spikingjelly(snn: SNN) -> fx.GraphModule:
     """
     require_type("snn", snn, SNN, "a converted network", "Pass what ts.convert returned.")
     try:
-        from spikingjelly.activation_based.neuron import IFNode  # type: ignore[import-untyped]
+        from spikingjelly.activation_based.neuron import IFNode
     except ImportError as error:
         raise missing_extra("spikingjelly", "spikingjelly", "neurons of SpikingJelly") from error
     folded = fold(snn).snn
