@@ -20,6 +20,7 @@ from tospike.export.units import (
     is_join,
     is_layer,
     is_norm,
+    name_of,
     passes,
     rescaled,
     sample_shape,
@@ -96,7 +97,7 @@ class Folding:
     def _wish_of(self, user: fx.Node, node: fx.Node) -> Unit | None:
         if user in self.thresholds:
             return self.thresholds[user]
-        if is_layer(self.graph, user) or is_norm(self.graph, user):
+        if is_layer(self.graph, user) or is_norm(self.graph, user) or self._is_scale(user):
             return NO_WISH
         wanted = self.wanted.get(user)
         if is_join(user):
@@ -127,6 +128,8 @@ class Folding:
             return self._change_site(node)
         if is_layer(self.graph, node) or is_norm(self.graph, node):
             return self._change_layer(node)
+        if self._is_scale(node):
+            return self._change_scale(node)
         if is_join(node):
             for source in set(node.all_input_nodes):
                 self._give(node, source, self.wanted[node])
@@ -154,26 +157,38 @@ class Folding:
         neuron.threshold, neuron.gain = torch.ones_like(theta).reshape(-1)[0], None
         if neuron.bias is not None:
             neuron.bias = neuron.bias / theta
-            if len(neuron.bias) == 1 and self._take_bias(node, neuron.bias[0]):
+            if len(neuron.bias) == 1:
+                self._put_bias(node, neuron.bias[0])
                 neuron.bias = None
         self.graph.set_submodule(str(node.target), neuron)
         return Unit(sent, unit.site)
 
-    def _take_bias(self, node: fx.Node, bias: Tensor) -> bool:
-        """Add a constant bias to the layer that alone drives a Site; tell whether there is one."""
-        source = node.all_input_nodes[0]
+    def _take_bias(self, source: fx.Node, bias: Tensor) -> bool:
+        """Add a constant bias to a layer that drives nothing but this, through sums; tell whether there is one."""
         layer: Any = module_of(self.graph, source)
-        if len(source.users) > 1 or not (is_layer(self.graph, source) or isinstance(layer, Scale)):
+        if len(source.users) > 1:
             return False
+        if is_join(source):
+            return name_of(source) in ("add", "iadd") and any(
+                self._take_bias(part, bias) for part in source.args[:2] if isinstance(part, fx.Node)
+            )
         if isinstance(layer, Scale):
             layer.bias = bias if layer.bias is None else layer.bias + bias
             return True
+        if not is_layer(self.graph, source):
+            return False
         vector = channels(bias, sample_shape(source), axes(layer, source)[1])
         if vector is None:
             return False
         old = torch.zeros_like(vector) if layer.bias is None else layer.bias.detach()
         layer.bias = nn.Parameter((old.double() + vector.double()).to(layer.weight.dtype), requires_grad=False)
         return True
+
+    def _put_bias(self, node: fx.Node, bias: Tensor) -> None:
+        """Add a constant bias in front of a Site, in the layer there or in one synapse per neuron of weight 1."""
+        (source,) = node.all_input_nodes
+        if not self._take_bias(source, bias):
+            self._insert(node, source, Scale(torch.ones_like(bias), bias), self.thresholds[node])
 
     def _change_layer(self, node: fx.Node) -> Unit | None:
         layer, source, wanted = module_of(self.graph, node), node.all_input_nodes[0], self.wanted[node]
@@ -193,6 +208,19 @@ class Folding:
         if wanted is None or out is None:
             return None
         node.meta["drives"] = wanted.site
+        return wanted
+
+    def _is_scale(self, node: fx.Node) -> bool:
+        return isinstance(module_of(self.graph, node), Scale)
+
+    def _change_scale(self, node: fx.Node) -> Unit | None:
+        scale, unit, wanted = module_of(self.graph, node), self.units.get(node.all_input_nodes[0]), self.wanted[node]
+        assert isinstance(scale, Scale)
+        out = torch.ones_like(scale.weight) if wanted is None else wanted.value
+        weight = scale.weight if unit is None else scale.weight * unit.value
+        changed = Scale(weight / out, None if scale.bias is None else scale.bias / out)
+        node.target = add_module(self.graph, str(node.target), changed, replaced=str(node.target))
+        node.meta["drives"] = wanted.site if wanted is not None else ""
         return wanted
 
     def _change_concatenation(self, node: fx.Node) -> Unit | None:
@@ -221,17 +249,17 @@ class Folding:
             return
         one = torch.ones((), dtype=torch.float64)
         ratio = (one if unit is None else unit.value.double()) / (one if wanted is None else wanted.value.double())
-        dtype = (unit or wanted or NO_WISH).value.dtype
+        if bool((ratio != 1).any()):
+            self._insert(node, source, Scale(ratio.to((unit or wanted or NO_WISH).value.dtype)), wanted)
+
+    def _insert(self, node: fx.Node, source: fx.Node, scale: Scale, unit: Unit | None) -> None:
         operation: Operation = source.meta["operation"]
         path = f"{source.name}_scale"
         with self.graph.graph.inserting_before(node):
-            scaled = self.graph.graph.call_module(add_module(self.graph, path, Scale(ratio.to(dtype))), (source,))
+            scaled = self.graph.graph.call_module(add_module(self.graph, path, scale), (source,))
         verdict = Verdict(Kind.LINEAR, "scale")
-        scaled.meta = {
-            "operation": replace(operation, verdict=verdict, path=path),
-            "drives": wanted.site if wanted else "",
-        }
-        self.units[scaled] = wanted
+        scaled.meta = {"operation": replace(operation, verdict=verdict, path=path), "drives": unit.site if unit else ""}
+        self.units[scaled] = unit
         node.replace_input_with(source, scaled)
 
 
