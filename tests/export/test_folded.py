@@ -116,5 +116,5 @@ def test_printed_it_shows_every_layer():
 
 
 def test_a_plain_network_is_refused():
-    with pytest.raises(OptionError, match="ts.convert returned"):
+    with pytest.raises(OptionError, match=r"ts\.convert returned"):
         ts.fold(nn.Linear(2, 2))

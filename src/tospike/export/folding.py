@@ -135,17 +135,20 @@ class Folding:
                 self._give(node, source, self.wanted[node])
             return self.wanted[node]
         if passes(node):
-            source = node.all_input_nodes[0]
-            unit = self.units[source]
-            moved = forward_unit(node, unit) if unit is not None else None
-            if moved is None:
-                self._give(node, source, None)
-            return moved
+            return self._pass(node)
         if is_concatenation(node):
             return self._change_concatenation(node)
         for source in node.all_input_nodes:
             self._give(node, source, None)
         return None
+
+    def _pass(self, node: fx.Node) -> Unit | None:
+        source = node.all_input_nodes[0]
+        unit = self.units[source]
+        moved = forward_unit(node, unit) if unit is not None else None
+        if moved is None:
+            self._give(node, source, None)
+        return moved
 
     def _change_site(self, node: fx.Node) -> Unit:
         neuron, unit = copy.deepcopy(self._neuron(node)), self.thresholds[node]

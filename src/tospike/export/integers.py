@@ -173,7 +173,8 @@ def _scale_of_site(graph: fx.GraphModule, node: fx.Node, nodes: list[fx.Node], b
     most = 2**bits - 1
     if sizes and all(len(size) == channels for size in sizes):
         return _limited(torch.stack(sizes).amax(0), bits, most)
-    largest = torch.cat([torch.zeros(1, dtype=torch.float64), *(size.cpu() for size in sizes)]).amax().reshape(1)
+    zero = _neuron(graph, node).threshold.new_zeros(1, dtype=torch.float64)
+    largest = torch.cat([zero, *sizes]).amax().reshape(1)
     return _limited(largest, bits, most)
 
 

@@ -70,7 +70,7 @@ class Step(nn.Module):
 
     def __init__(self, snn: SNN) -> None:
         super().__init__()
-        copied = copy.deepcopy(snn)
+        copied = copy.deepcopy(snn).cpu()  # files are read on machines of every kind
         self.network = copied.graph  # not `graph`: a program has an attribute of that name
         self.plan = copied.plan
         shapes = {name: tuple(shape) for name, shape in snn.conversion.inputs.items()}
