@@ -14,7 +14,7 @@ READERS = sorted(PROFILES)
 
 
 @pytest.mark.parametrize("target", READERS)
-@pytest.mark.parametrize("name", ["mlp", "vgg", "residual", "resnet"])
+@pytest.mark.parametrize("name", ["mlp", "vgg", "oblong", "residual", "resnet"])
 def test_the_reader_counts_the_same_spikes(name, target, tmp_path):
     snn, x = converted(name)
     written = ts.export_nir(snn, tmp_path / "net.nir", target=target, encoder=name == "resnet")
@@ -146,6 +146,13 @@ def test_all_that_nir_cannot_say_is_listed_at_once(tmp_path):
     with pytest.raises(ExportError, match="maxpool2d"):
         ts.export_nir(converted("resnet")[0], tmp_path / "net.nir")
     assert not list(tmp_path.iterdir())
+
+
+def test_kernels_that_nir_would_take_for_square_ones_are_refused(tmp_path):
+    ann = nn.Sequential(nn.Conv2d(1, 2, (2, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(84, 2))
+    snn = ts.convert(ann, ts.LTB(batches=2), calibration=[torch.randn(4, 1, 8, 8)], progress=False)
+    with pytest.raises(ExportError, match=r"even number, not \(2, 3\)"):
+        ts.export_nir(snn, tmp_path / "net.nir")
 
 
 def test_files_of_others_are_refused(tmp_path):

@@ -53,7 +53,21 @@ def test_onnxruntime_gives_what_simulate_yields(name, method, tmp_path):
             got, *state = session.run(None, dict(zip(names, [batch.numpy(), *state], strict=True)))
             np.testing.assert_allclose(got, y.numpy(), rtol=1e-4, atol=1e-5)
     properties = {entry.key: entry.value for entry in onnx.load(tmp_path / "net.onnx").metadata_props}
-    assert Signature(**json.loads(properties["tospike"])).zeros(2)[1].shape == signature.zeros(2)[1].shape
+    assert Signature(**json.loads(properties["tospike"])).zeros(2)[2].shape == signature.zeros(2)[2].shape
+
+
+def test_zeroing_the_sums_begins_the_read_out_anew(tmp_path):
+    snn, x = converted("mlp")
+    signature = ts.export_program(snn, tmp_path / "net.pt2")
+    step, state = torch.export.load(tmp_path / "net.pt2").module(), signature.zeros(len(x))
+    for t in range(7):
+        if t == 3:
+            state = [
+                0 * value if name == "counted" or name.startswith("sum") else value
+                for name, value in zip(signature.state, state, strict=True)
+            ]
+        y, *state = step(x, *state)
+    torch.testing.assert_close(y, snn(x, time_steps=7, delay=3))
 
 
 class Two(nn.Module):

@@ -64,6 +64,17 @@ def vgg():
     ), (1, 8, 8)
 
 
+def oblong():
+    layers = [
+        nn.Conv2d(2, 4, (3, 1), (2, 1), (0, 1)),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, (1, 3), dilation=(1, 2)),
+        nn.ReLU(),
+        nn.AvgPool2d((1, 2)),
+    ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(30, 3)), (2, 7, 7)
+
+
 def max_pooled():
     layers = [
         nn.Conv2d(1, 8, 3, padding=1),
@@ -84,7 +95,7 @@ def concatenated():
     return Concatenated(), (1, 8, 8)
 
 
-NETWORKS = {f.__name__: f for f in (mlp, vgg, max_pooled, residual, resnet, concatenated)}
+NETWORKS = {f.__name__: f for f in (mlp, vgg, oblong, max_pooled, residual, resnet, concatenated)}
 
 
 def converted(name, method=None, dtype=torch.float32, samples=3):

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from tospike.errors import Problem
 from tospike.export.profiles import Profile
 from tospike.export.units import RESHAPES, Scale, channels, is_join, name_of, sample_shape
+from tospike.export.windows import Settings, dense, square, whole_map, window
 from tospike.graph.capture import Operation
 from tospike.graph.walk import module_of
 from tospike.neurons.modules import Neuron
@@ -146,9 +147,15 @@ class Lowering:
                 f"padding_mode='zeros', not {layer.padding_mode!r}, {layer.padding!r}",
             )
         else:
-            weight = dense(layer)
+            settings: Settings = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+            found = square(dense(layer), settings)
+            if found is None:
+                self._refuse(
+                    node, "NIR takes every kernel for a square one", "sides that differ by an even number, or not"
+                )
+                return
+            weight, settings = found
             bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-            settings: dict[str, Any] = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
             self.sources[node] = [
                 self._conv(str(node.target), self._read(node), weight, bias, sample_shape(node), settings)
             ]
@@ -169,7 +176,6 @@ class Lowering:
             made = self.nir.Conv1d(input_shape=before[1], **values, **settings)
         else:
             made = self.nir.Conv2d(input_shape=before[1:], **values, **settings)
-            made.output_type = {"output": np.array(after)}  # NIR takes both sides of a window for the same
         return self._add(name, made, sources, after)
 
     def _linear(self, node: fx.Node, layer: nn.Linear) -> None:
@@ -186,8 +192,8 @@ class Lowering:
             made = self.nir.Affine(weight=_numbers(weight), bias=_numbers(bias))
             self.sources[node] = [self._add(name, made, sources, sample_shape(node))]
         else:  # the same sum as a convolution with a kernel as large as the map
-            kernel, after = weight.reshape(len(weight), *shape), (len(weight), 1, 1)
-            self.sources[node] = [self._conv(name, sources, kernel, bias, after, dict(_PLAIN))]
+            kernel, settings = whole_map(weight.reshape(len(weight), *shape))
+            self.sources[node] = [self._conv(name, sources, kernel, bias, (len(weight), 1, 1), settings)]
 
     def _scale(self, node: fx.Node, layer: Scale) -> None:
         shape, sources = self._shape(node), self._read(node)
@@ -225,12 +231,12 @@ class Lowering:
 
     def _average(self, node: fx.Node, module: nn.Module | None) -> None:
         shape, sources, name = self._shape(node), self._read(node), node.name
-        window = _window(node, module, shape)
-        if window is None:
+        found = window(node, module, shape)
+        if found is None:
             self._refuse(node, "NIR averages over windows of one size that lie within the map or count its border as zeros",
                          "ceil_mode=False, count_include_pad=True, an output size that divides the input's")  # fmt: skip
             return
-        kernel, stride, padding = window
+        kernel, stride, padding = found
         size = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(shape[1:], kernel, stride, padding, strict=True)]
         after, given = (shape[0], *size), {"stride": np.array(stride), "padding": np.array(padding)}
         if self.profile.averages:
@@ -252,47 +258,3 @@ _PLAIN: dict[str, Any] = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1
 
 def _numbers(value: Tensor) -> Any:
     return value.detach().cpu().float().contiguous().numpy()
-
-
-def dense(layer: nn.Conv1d | nn.Conv2d) -> Tensor:
-    """Return the weights of a convolution without groups that does the same; no reader takes groups.
-
-    Example:
-        >>> dense(nn.Conv2d(4, 4, 1, groups=4)).count_nonzero().item()
-        4
-    """
-    weight = layer.weight.detach()
-    whole = weight.new_zeros(weight.shape[0], layer.in_channels, *weight.shape[2:])
-    for number, part in enumerate(weight.chunk(layer.groups)):
-        rows, columns = part.shape[0], part.shape[1]
-        whole[number * rows : (number + 1) * rows, number * columns : (number + 1) * columns] = part
-    return whole
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
-
-
-def _window(node: fx.Node, module: nn.Module | None, shape: tuple[int, ...]) -> tuple[tuple[int, int], ...] | None:
-    """Return kernel, stride and padding of an average pool; None where it is no plain one."""
-
-    def setting(position: int, name: str, default: Any) -> Any:
-        if module is not None:
-            return getattr(module, name, default)
-        return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
-
-    if len(shape) != 3:
-        return None
-    if name_of(node) == "mean":
-        return shape[1:], shape[1:], (0, 0)
-    if name_of(node) == "adaptiveavgpool2d":
-        given = setting(1, "output_size", 1)
-        wanted = [n if size is None else size for n, size in zip(shape[1:], _pair(given), strict=True)]
-        if any(n % size for n, size in zip(shape[1:], wanted, strict=True)):
-            return None
-        kernel = (shape[1] // wanted[0], shape[2] // wanted[1])
-        return kernel, kernel, (0, 0)
-    kernel, padding = _pair(setting(1, "kernel_size", 1)), _pair(setting(3, "padding", 0))
-    stride = _pair(setting(2, "stride", None) or kernel)
-    plain = not setting(4, "ceil_mode", False) and setting(6, "divisor_override", None) is None
-    return (kernel, stride, padding) if plain and (setting(5, "count_include_pad", True) or not any(padding)) else None

@@ -13,7 +13,7 @@ import torch
 
 from tospike.errors import Problem, missing_extra
 from tospike.export.limits import checked, refuse
-from tospike.export.step import STEPS, Signature, Step, example_of_step, step_problems
+from tospike.export.step import SCALARS, Signature, Step, example_of_step, step_problems
 from tospike.files import replacing
 from tospike.run.network import SNN
 
@@ -119,7 +119,7 @@ def _exported(snn: SNN, example: Any) -> tuple[Signature, torch.export.ExportedP
     signature = replace(step.signature, outputs=names)
     batch = torch.export.Dim("batch", min=1)
     given = [*signature.inputs, *signature.state]
-    shapes = tuple({} if name == STEPS else {0: batch} for name in given)
+    shapes = tuple({} if name in SCALARS else {0: batch} for name in given)
     with torch.no_grad(), _quiet():
         exported = torch.export.export(step, arguments, dynamic_shapes={"args": shapes})
     return signature, exported

@@ -20,16 +20,18 @@ from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
 from tospike.run.plan import Values, call, is_signal
 
-STEPS = "steps"
+STEPS, COUNTED = "steps", "counted"
+SCALARS = (STEPS, COUNTED)
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What one time step takes and returns, in its order; tensors but ``steps`` have a batch axis in front.
+    """What one time step takes and returns, in its order; tensors have a batch axis in front, but for two numbers.
 
     Attributes:
         inputs: Shape of one sample of each input of the network, by name; the same at every step.
-        state: Shape of one sample of each state by name, all zero before the first step; ``steps`` counts steps and has no batch axis.
+        state: Shape of one sample of each state by name, all zero before the first step. ``steps`` and ``counted`` count all
+            steps and those of the read-out; they have no batch axis. Setting ``counted`` and every ``sum_…`` to zero begins the read-out anew.
         outputs: Names of the outputs, read out over all steps so far; behind them come the new states, as ``<name>_next``.
         dtype: Of the states.
 
@@ -48,7 +50,7 @@ class Signature:
         """Return the state before the first step of a batch."""
         dtype = getattr(torch, self.dtype)
         return [
-            torch.zeros(shape if name == STEPS else (samples, *shape), dtype=dtype)
+            torch.zeros(shape if name in SCALARS else (samples, *shape), dtype=dtype)
             for name, shape in self.state.items()
         ]
 
@@ -61,7 +63,7 @@ class Step(nn.Module):
     """One time step of an SNN.
 
     ``y_t, S_t = step(x, S_{t−1})`` with ``S_0 = 0`` and y_t the output of the network, read out over steps 1 to t: what `simulate` yields at t.
-    State: steps done; potentials, which a first step replaces by v(0); sums of emissions of signed neurons; sums of what the
+    State: steps done, and steps read out; potentials, which a first step replaces by v(0); sums of emissions of signed neurons; sums of what the
     tail reads; and sums of inputs and outputs of incremental operators.
 
     Args:
@@ -75,7 +77,7 @@ class Step(nn.Module):
         self.plan = copied.plan
         shapes = {name: tuple(shape) for name, shape in snn.conversion.inputs.items()}
         dtype = next(iter(snn.conversion.thresholds.values())).dtype
-        state = dict([(STEPS, ()), *self._states()])
+        state = dict([*((name, ()) for name in SCALARS), *self._states()])
         self.signature = Signature(shapes, state, ("output",), str(dtype).removeprefix("torch."))
 
     def _states(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -101,7 +103,7 @@ class Step(nn.Module):
         """Run one step; arguments and results are in the order of the signature."""
         count = len(self.signature.inputs)
         state = dict(zip(self.signature.state, args[count:], strict=True))
-        after = {STEPS: state[STEPS] + 1}
+        after = {name: state[name] + 1 for name in SCALARS}
         values: Values = self.plan.prepare(dict(zip(self.plan.inputs, args[:count], strict=True)))
         static = dict(values)
         for node in self.plan.body:
@@ -113,7 +115,7 @@ class Step(nn.Module):
                 values[node] = call(self.network, node, values)
         for node in self.plan.carried:
             after[f"sum_{node.name}"] = state[f"sum_{node.name}"] + values[node]
-        means = {node: after[f"sum_{node.name}"] / after[STEPS] for node in self.plan.carried}
+        means = {node: after[f"sum_{node.name}"] / after[COUNTED] for node in self.plan.carried}
         outputs = pytree.tree_leaves(self.plan.finish(static, means))
         return (*outputs, *(after[name] for name in self.signature.state))
 
