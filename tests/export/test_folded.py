@@ -118,3 +118,17 @@ def test_printed_it_shows_every_layer():
 def test_a_plain_network_is_refused():
     with pytest.raises(OptionError, match=r"ts\.convert returned"):
         ts.fold(nn.Linear(2, 2))
+
+
+def test_biases_behind_a_sum_need_no_synapse_of_their_own():
+    folded = ts.fold(converted("residual", ts.LightCalibration(time_steps=8))[0])
+    assert sum(layer.kind == "Scale" for layer in folded.layers) == 2  # of the two shortcuts
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.GELU()])
+def test_activations_that_know_a_scale_of_their_own_are_folded_too(activation):
+    ann = nn.Sequential(nn.Linear(8, 16), activation, nn.Linear(16, 16), activation, nn.Linear(16, 3)).double()
+    x = 4 * torch.randn(20, 8, dtype=torch.float64)
+    snn = ts.convert(ann, ts.Ternary(time_steps=8), calibration=[x] * 2, analog="auto", progress=False)
+    for y, z in zip(curve(snn, x, 6), curve(ts.fold(snn).snn, x, 6), strict=True):
+        torch.testing.assert_close(z, y, rtol=1e-9, atol=1e-10)

@@ -1,3 +1,4 @@
+import h5py
 import nir
 import numpy as np
 import pytest
@@ -170,3 +171,9 @@ def test_a_missing_package_is_named(missing, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, missing, None)
     with pytest.raises(MissingExtraError, match=missing):
         ts.load_nir(tmp_path / "net.nir")
+
+
+def test_files_for_sinabs_hold_nothing_that_nir_1_0_4_cannot_read(tmp_path):
+    ts.export_nir(converted("mlp")[0], tmp_path / "net.nir", target="sinabs")
+    with h5py.File(tmp_path / "net.nir") as file:
+        assert not any("v_reset" in node for node in file["node"]["nodes"].values())

@@ -151,7 +151,9 @@ class Lowering:
             found = square(dense(layer), settings)
             if found is None:
                 self._refuse(
-                    node, "NIR takes every kernel for a square one", "sides that differ by an even number, or not"
+                    node,
+                    "NIR takes every kernel for a square one",
+                    f"sides that differ by an even number, not {tuple(layer.kernel_size)}",
                 )
                 return
             weight, settings = found
