@@ -29,9 +29,10 @@ bench: .venv/bench
 	$(PIP) --editable .
 	touch $@
 
-# torchvision comes without its dependencies, since it would replace torch by a CUDA build of several GB.
+# torchvision comes without its dependencies, since it would replace torch by a CUDA build of several GB. sinabs asks for an old nir
+# although it runs with the new one, and for a package for chips; SpikingJelly for much that its neurons do not need.
 .venv/dev: .venv/run $(wildcard tests/torchvision_operators/*)
-	$(PIP) --no-deps torchvision
+	$(PIP) --no-deps onnx2torch sinabs spikingjelly torchvision
 	$(PIP) ./tests/torchvision_operators
 	$(PIP) --editable ".[dev]"
 	touch $@

@@ -31,6 +31,7 @@ ORDER = [
     "evaluate",
     "energy",
     "testing",
+    "export",
     "loop",
     "train",
     "trainable",

@@ -96,6 +96,10 @@ class TrainingError(TospikeError, RuntimeError):
     """A training run cannot go on."""
 
 
+class ExportError(TospikeError, ValueError):
+    """A target cannot say what the network does; all that it cannot say is listed."""
+
+
 class OptionError(TospikeError, ValueError):
     """A setting is unknown or has a value outside its range."""
 

@@ -86,7 +86,7 @@ def _from_callable(module: str, attribute: str) -> nn.Module:
 
 def _from_onnx(path: Path) -> nn.Module:
     try:
-        from onnx2torch import convert  # type: ignore[import-untyped]
+        from onnx2torch import convert
     except ImportError as error:
         raise missing_extra("onnx2torch", "onnx", "reading *.onnx files") from error
     try:
