@@ -32,7 +32,7 @@ def test_check_of_a_zoo_network_says_that_it_converts(capsys):
         (["train", "fashion-resnet"], "Did you mean"),
         (["check", "no.such:network"], "module:callable"),
         (["methods", "--name", "ltbb"], "Did you mean 'ltb'"),
-        (["check", "nothing"], "module:callable"),
+        (["check", "nothing"], "module.path:callable"),
         (["check", "os:getcwd"], "nn.Module"),
         (["check", ":"], "module:callable"),
         (["demo", "--samples", "-5"], "samples"),
@@ -161,33 +161,3 @@ def test_check_takes_leave_to_run_in_analog(capsys):
     assert "analog=" in capsys.readouterr().out
     assert main([*arguments, "--analog", "[auto]"]) == 0
     assert "Analog: 9 x mul." in capsys.readouterr().out
-
-
-MINE = """
-from torch import nn
-
-
-def network():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
-"""
-
-
-def test_export_prints_weights_and_writes_a_file(tmp_path, capsys, monkeypatch):
-    (tmp_path / "my_network.py").write_text(MINE)
-    monkeypatch.syspath_prepend(tmp_path)
-    network = ["export", "my_network:network", "--shape", "[1, 1, 8, 8]", "--dataset", "digits", "--batches", "3"]
-    out = str(tmp_path / "net.nir")
-    assert main([*network, "--weights", "true", "--out", out, "--target", "norse"]) == 0
-    shown = capsys.readouterr().out
-    assert all(
-        words in shown
-        for words in ("range, in thresholds", "8 bits", "loss of the weights", "reset_method=reset_subtract")
-    )
-    assert (tmp_path / "net.nir").exists()
-    assert main([*network, "--out", str(tmp_path / "net.pt2")]) == 0
-    assert "steps" in capsys.readouterr().out
-    assert main([*network, "--out", out]) == 2
-    assert main(["export", "fashion-resnet20", "--out", str(tmp_path / "net.txt")]) == 2
-    assert main(["export", "my_network:network", "--weights", "true"]) == 2
-    shown = capsys.readouterr().err
-    assert all(words in shown for words in ("force=True", "*.onnx", "--dataset"))

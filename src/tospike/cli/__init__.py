@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 import docstring_parser
-from jsonargparse import ActionYesNo, ArgumentParser
+from jsonargparse import ActionYesNo, ArgumentParser, set_parsing_settings
 from rich.console import Console
 
 from tospike.errors import TospikeError
@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit status: 0, 1 for a network that does not convert, 2 for an error."""
     from tospike.cli import commands
 
+    set_parsing_settings(add_print_completion_argument=True)  # tospike --print_completion shtab-bash
     parser = ArgumentParser(
         prog="tospike", description="Turn a trained network into a spiking one, and see what it cost."
     )
@@ -41,17 +42,28 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(command: Callable[..., int]) -> ArgumentParser:
-    """Return the parser of a command: its options are the arguments of the function, and switches need no value."""
+    """Return the parser of a command: its options are the arguments of the function; switches need no value, lists no brackets."""
     text = docstring_parser.parse(command.__doc__ or "")
     about = "\n\n".join(filter(None, (text.short_description, text.long_description)))
     parser = ArgumentParser(description=about)
     parser.add_argument("--config", action="config", help="file that holds any of these options")
-    defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
-    switches = {name for name, default in defaults.items() if isinstance(default, bool)}
-    parser.add_function_arguments(command, as_positional=True, skip=set[str | int](switches))
+    parameters = inspect.signature(command).parameters
+    switches = {name for name, parameter in parameters.items() if isinstance(parameter.default, bool)}
+    lists = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and parameter.annotation == "list[str]"
+    }
+    parser.add_function_arguments(command, as_positional=True, skip=set[str | int](switches | lists))
     for parameter in text.params:
-        if parameter.arg_name in switches:
+        name = parameter.arg_name
+        if name in lists:
+            parser.add_argument(name, nargs="+", type=str, help=parameter.description)
+        if name in switches:
             parser.add_argument(
-                f"--{parameter.arg_name}", action=ActionYesNo(no_prefix="no_"), default=defaults[parameter.arg_name], help=parameter.description
-            )  # fmt: skip
+                f"--{name}",
+                action=ActionYesNo(no_prefix="no_"),
+                default=parameters[name].default,
+                help=parameter.description,
+            )
     return parser

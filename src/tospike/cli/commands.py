@@ -16,11 +16,11 @@ from torch import nn
 
 import tospike as ts
 from tospike import data, zoo
+from tospike.cli.export import export
 from tospike.cli.sources import example_of, network_of
 from tospike.cli.stages import convert, diagnose, evaluate, report
 from tospike.errors import is_count, refuse_unknown, require
 from tospike.files import replacing
-from tospike.graph.kinds import TrainableActivation
 from tospike.report import curve_table, draw_curve
 from tospike.train import FitOptions
 from tospike.zoo.recipes import RECIPES, Recipe, recipe
@@ -249,72 +249,6 @@ def _tune(entry: Recipe, ann: nn.Module, found: data.Data, folder: Path, resume:
     )  # fmt: skip
     assert tuned.conversion.tuned is not None
     return tuned.conversion.tuned.history
-
-
-EXPORTS = (".nir", ".pt2", ".onnx")
-
-
-def export(
-    network: str,
-    out: str | None = None,
-    weights: bool = False,
-    bits: int = 8,
-    target: str = "sinabs",
-    encoder: bool = False,
-    dataset: str | None = None,
-    batches: int = 100,
-    shape: list[int] | None = None,
-    force: bool = False,
-) -> int:
-    """Convert a network, by its own method or by LTB, and write the SNN for other software, or print its weights.
-
-    Args:
-        network: Name of a zoo network, or module:callable that returns one.
-        out: File to write: *.nir, *.pt2 (PyTorch program) or *.onnx.
-        weights: Print the folded weights (spikes 0 or 1, thresholds 1), and those of `bits` bits with their loss.
-        bits: Of integer weights and thresholds.
-        target: Reader of a NIR file: sinabs, snntorch, norse or spikingjelly.
-        encoder: Begin a NIR file with the currents of the first neurons.
-        dataset: Data to calibrate on; that of a zoo network when not given.
-        batches: Calibration batches of 100 samples.
-        shape: Shape of one input, batch axis included.
-        force: Replace an existing file.
-    """
-    console = Console()
-    suffix = Path(out).suffix if out else ""
-    require(
-        "the export",
-        (
-            "out",
-            out,
-            suffix in EXPORTS or (weights and out is None),
-            f"a file *{', *'.join(EXPORTS)}, or weights",
-            "net.nir",
-        ),
-    )
-    ann, _ = _network(network, shape)
-    if dataset is None:
-        refuse_unknown("zoo network", network, zoo.available(), remedy="For your own, pass --dataset.")
-        dataset = recipe(zoo.ALIASES.get(network, network)).data
-    prepared = any(isinstance(module, TrainableActivation) for module in ann.modules())
-    snn = ts.convert(
-        ann, None if prepared else ts.LTB(batches=batches), calibration=data.load(dataset).calibration(100)
-    )
-    if weights:
-        folded = ts.fold(snn)
-        print(folded, ts.to_integers(folded, bits=bits), sep=f"\n\n{bits} bits:\n")
-    if out is None:
-        return 0
-    if suffix == ".nir":
-        console.print(
-            str(ts.export_nir(snn, out, target=target, encoder=encoder, force=force)), markup=False, highlight=False
-        )
-        return 0
-    write = ts.export_program if suffix == ".pt2" else ts.export_onnx
-    signature = write(snn, out, force=force)
-    console.print(f"{out}: one time step, ({', '.join([*signature.inputs, *signature.state])}) -> "
-                  f"({', '.join(signature.outputs)}, states); loop it from states of 0.", markup=False, highlight=False)  # fmt: skip
-    return 0
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -286,7 +286,7 @@ def report(
 ) -> int:
     """Write one HTML page about one or several run folders; it opens without a network.
 
-    Example: tospike report [runs/ltb, runs/auto] --out comparison.html
+    Example: tospike report runs/ltb runs/auto --out comparison.html
 
     Args:
         folders: Run folders with results; what else they hold (SNN, diagnosis) is shown too.
@@ -320,7 +320,7 @@ def report(
                 if (path / f"{name}.yaml").exists()]  # fmt: skip
     page = ts.write_report(
         results, out or next(iter(paths.values())) / "report.html", snns=snns, diagnoses=diagnoses, table=table, title=title,
-        command="\n".join([*commands, f"tospike report [{', '.join(folders)}]"]), pictures=pictures, force=force,
+        command="\n".join([*commands, f"tospike report {' '.join(folders)}"]), pictures=pictures, force=force,
     )  # fmt: skip
     Console().print(f"Report: {page}", highlight=False)
     return 0

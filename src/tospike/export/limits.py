@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import fx
 
-from tospike.errors import ExportError, OptionError, Problem, require_type
+from tospike.errors import ExportError, Problem, require_type
+from tospike.files import refuse_existing
 from tospike.graph.capture import Operation
 from tospike.graph.kinds import Kind
 from tospike.graph.walk import module_of, site_nodes
@@ -89,21 +90,6 @@ def refuse(what: str, problems: Collection[Problem]) -> None:
         raise ExportError(what, problems=list(problems))
 
 
-def checked_path(path: str | Path, *, force: bool) -> Path:
-    """Return where to write to.
-
-    Raises:
-        OptionError: There is a file already, and it may not be replaced.
-    """
-    require_type("path", path, (str, Path), "a file name", 'Pass e.g. "net.nir".')
-    found = Path(path)
-    if found.exists() and not force:
-        raise OptionError(
-            "The file exists already", got=str(found), expected="a new file", remedy="Pass force=True to replace it."
-        )
-    return found
-
-
 def checked(snn: SNN, path: str | Path, *, force: bool) -> Path:
     """Check what every export is given.
 
@@ -111,4 +97,6 @@ def checked(snn: SNN, path: str | Path, *, force: bool) -> Path:
         OptionError: It is no SNN, or the file exists already.
     """
     require_type("snn", snn, SNN, "a converted network", "Pass what ts.convert returned.")
-    return checked_path(path, force=force)
+    require_type("path", path, (str, Path), "a file name", 'Pass e.g. "net.nir".')
+    refuse_existing(path, force)
+    return Path(path)
