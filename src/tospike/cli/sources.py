@@ -24,6 +24,7 @@ KINDS = "a name of the zoo, torchvision:NAME, timm:NAME, module.path:callable, o
 ARCHIVE = "snn.tospike"
 NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights in their checkpoints
 SAVING = "Save them by torch.save(ann.state_dict(), path)."
+OLDER = "Export it by torch.onnx.export(..., dynamo=False, opset_version=13, do_constant_folding=False), or pass the PyTorch network."
 WRAPPER = "module."  # what DataParallel puts before every name
 
 
@@ -95,7 +96,7 @@ def _from_onnx(path: Path) -> nn.Module:
             return convert(str(path))  # type: ignore[no-any-return]
     except Exception as error:  # the reader raises whatever its operations raise
         raise DataError("The ONNX file cannot be read as a network", where=str(path), got=f"{type(error).__name__}: {error}"[:300],
-                        expected="operations onnx2torch knows", remedy="Export it with another opset, or pass the PyTorch network.") from error  # fmt: skip
+                        expected="operations onnx2torch knows", remedy=OLDER) from error  # fmt: skip
 
 
 def _fill(ann: nn.Module, path: Path) -> None:
