@@ -94,7 +94,16 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class DSR(Tuning):
+class _ByRate(Tuning):
+    """Base of the tunings whose gradients are those of rates, of the loss of the task alone."""
+
+    gradient: Gradient = "rate"
+    normalise: bool = False
+    logits: float = 0.0
+
+
+@dataclass(frozen=True)
+class DSR(_ByRate):
     """Differentiation on spike representation: the gradient of a clipped rate, thresholds trained too.
 
     ``ē = clip(x̄, 0, θ)`` backwards, the spikes themselves forwards.
@@ -108,13 +117,9 @@ class DSR(Tuning):
         'rate'
     """
 
-    gradient: Gradient = "rate"
-    normalise: bool = False
-    logits: float = 0.0
-
 
 @dataclass(frozen=True)
-class SNN2ANN(Tuning):
+class SNN2ANN(_ByRate):
     """Weight sharing: spikes give the activations of an ANN branch, whose gradient trains the weights of both.
 
     Source: Tang, Lai, Xie, Yang and Zheng, "SNN2ANN: a fast and memory-efficient training framework for spiking neural networks", 2022.
@@ -126,14 +131,11 @@ class SNN2ANN(Tuning):
         ('weights', 'biases')
     """
 
-    gradient: Gradient = "rate"
-    normalise: bool = False
     trained: tuple[Part, ...] = ("weights", "biases")
-    logits: float = 0.0
 
 
 @dataclass(frozen=True)
-class PTL(Tuning):
+class PTL(_ByRate):
     """Progressive tandem learning: from front to back, layers become spiking and are frozen; those behind learn from true counts.
 
     Source: Wu, Xu, Zhou, Li and Tan, "Progressive tandem learning for pattern recognition with deep spiking neural networks", TPAMI
@@ -145,14 +147,11 @@ class PTL(Tuning):
         'front-first'
     """
 
-    gradient: Gradient = "rate"
-    normalise: bool = False
     order: Order = "front-first"
-    logits: float = 0.0
 
 
 @dataclass(frozen=True)
-class LayerTuning(Tuning):
+class LayerTuning(_ByRate):
     """Layer-wise fine-tuning: with true spikes at its input, each layer learns to send what the ANN's does.
 
     Source: Hu, Zheng, Jiang and Pan, "Fast-SNN: fast spiking neural network by converting quantized ANN", TPAMI 2023. Differs from the
@@ -163,10 +162,7 @@ class LayerTuning(Tuning):
         'each'
     """
 
-    gradient: Gradient = "rate"
-    normalise: bool = False
     order: Order = "each"
-    logits: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -198,7 +194,6 @@ class DeepSNN(Tuning):
     """
 
     surrogate: Surrogate = field(default_factory=lambda: Surrogate(1.0, "fast-sigmoid"))
-    logits: float = 0.0
 
 
 @dataclass(frozen=True)
