@@ -118,6 +118,7 @@ def test_methods_lists_tunings_too(capsys):
 def test_demo_on_digits_writes_curve_and_results(tmp_path, capsys):
     assert main(["demo", "--dataset", "digits", "--out", str(tmp_path), "--batches", "20"]) == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "different networks" in (tmp_path / "report.html").read_text()  # each was trained on its own
     result = json.loads((tmp_path / "LTB.json").read_text())
     assert sorted(map(int, result["curve"])) == [1, 2, 4, 8, 16, 32]
     assert result["samples"] == 360

@@ -32,7 +32,7 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
     """Convert a trained network by LTB and by QCFS, and show accuracy at T = 1 to 32 beside the ANN's.
 
     Args:
-        out: Folder for the curve (PNG) and the results (JSON).
+        out: Folder for the curve (PNG), the report (HTML) and the results (JSON).
         dataset: "fashion-mnist" (networks of the zoo), "digits" (trained on the spot), or "auto": the first that is there.
         batches: Calibration batches of 100 images for LTB.
         samples: Test images to score, rounded up to batches of 250; 0 for all of them.
@@ -53,15 +53,17 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
     console.print(f"Data: {dataset}. Calibration: {batches} batches of 100 images.")
     calibration = found.calibration(100, seed=seed)
     results: dict[str, ts.Result] = {}
+    snns: dict[str, ts.SNN] = {}
     for label, ann, method in _demo_networks(dataset, batches, console):
-        snn = ts.convert(ann, method, calibration=calibration, seed=seed)
+        snns[label] = snn = ts.convert(ann, method, calibration=calibration, seed=seed)
         results[label] = ts.evaluate(snn, scored, time_steps=TIME_STEPS, reference=ann, save=Path(out, f"{label}.json"))
     shown = next(iter(results.values())).samples
     console.print(
         curve_table(results, title=f"{dataset}: accuracy of the SNN after T time-steps, {shown:,} test images")
     )
     picture = draw_curve(results, Path(out, "curve.png"), title=f"{dataset}, {shown:,} test images")
-    console.print(f"Curve: {picture}   Results: {out}/*.json", highlight=False)
+    page = ts.write_report(results, Path(out, "report.html"), snns=snns, title=f"tospike demo: {dataset}", force=True)
+    console.print(f"Curve: {picture}   Report: {page}   Results: {out}/*.json", highlight=False)
     console.print("Next: `tospike check torchvision:resnet18`, `tospike methods`, or convert your own in three lines:")
     console.print(
         "  import tospike as ts\n  snn = ts.convert(ann, ts.LTB(), calibration=loader)\n  y = snn(x, time_steps=32)",
