@@ -230,7 +230,7 @@ def test_prepared_network_brings_its_method_and_thresholds():
     assert (snn.conversion.method, snn.conversion.start) == ("qcfs", 0.25)
     assert snn.conversion.thresholds["1"].item() == pytest.approx(3.0)
     assert snn.conversion.delay is None
-    assert snn.conversion.reference == "quantised ANN"
+    assert snn.conversion.reference == "trained ANN with clips in place of its quantisers"
 
 
 def test_one_layer_of_qcfs_loses_nothing_at_t_equal_l():
@@ -261,3 +261,31 @@ def test_a_flipped_quantiser_level_is_no_rebuilding_error():
         ann = zoo.load(name)
         assert ts.convert(ann, example=images).conversion.rebuilt_difference < 1e-5
         assert not any(module._forward_hooks for module in ann.modules())
+
+
+def test_a_trained_quantiser_becomes_a_clip_as_t_grows():
+    torch.manual_seed(0)
+    ann = mlp(4, 32, 32, 2)
+    prepared = ts.prepare(ann, ts.QCFS(levels=4, initial=1.0), example=torch.zeros(1, 4)).eval()
+    x, snn = torch.randn(256, 4), ts.convert(prepared)
+    with torch.no_grad():
+        quantised = prepared(x)
+        clipped = ann[4](ann[2](ann[0](x).clamp(0, 1)).clamp(0, 1))
+    y = snn(x, time_steps=1024)
+    assert (y - clipped).norm() < 0.02 * clipped.norm()
+    assert (y - clipped).norm() < 0.1 * (y - quantised).norm()
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(3, 3), nn.GRU(3, 3)])
+def test_recurrent_layers_are_refused_with_a_reason_that_helps(layer):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before, self.layer, self.after = nn.Linear(3, 3), layer, nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.after(self.layer(self.before(x).relu())[0])
+
+    report = ts.check(Recurrent(), torch.zeros(2, 5, 3))
+    assert not report.ok
+    assert "Write the cell out" in str(report)

@@ -119,7 +119,7 @@ def test_large_batches_are_taken_in_portions(monkeypatch):
     snn = ts.convert(ann, ts.LTB(batches=2), calibration=[x])
     whole = ts.error_terms(snn, [x], time_steps=4)
     monkeypatch.setattr(
-        sys.modules["tospike.error_terms"], "VALUES_AT_ONCE", 2 * sum(site.neurons for site in snn.conversion.sites)
+        sys.modules["tospike.error_terms"], "MEANS_AT_ONCE", 2 * sum(site.neurons for site in snn.conversion.sites)
     )
     parts = ts.error_terms(snn, [x], time_steps=4)
     assert parts.samples == whole.samples == 8

@@ -27,6 +27,7 @@ from tospike.export.readers import NIRNetwork as NIRNetwork
 from tospike.export.readers import load_nir as load_nir
 from tospike.export.spikingjelly import export_spikingjelly as export_spikingjelly
 from tospike.export.step import Signature as Signature
+from tospike.graph.kinds import TrainableActivation as TrainableActivation
 from tospike.history import History as History
 from tospike.methods import COS as COS
 from tospike.methods import CRPI as CRPI

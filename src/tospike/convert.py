@@ -143,7 +143,9 @@ def _convert(
         neurons={node.meta["site"].name: neuron.model for node, neuron in neurons.items()},
         start=parts.start,
         neuron=parts.neuron,
-        reference="quantised ANN" if found.trained else "ANN clipped at its thresholds",
+        reference="trained ANN with clips in place of its quantisers"
+        if found.trained
+        else "ANN clipped at its thresholds",
         rebuilt_difference=difference,
         inputs={name: tuple(value.shape[1:]) for name, value in captured.example.items()},
         delay=found.delay,

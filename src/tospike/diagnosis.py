@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from tospike.error_terms import SiteErrors
 from tospike.files import Record
@@ -174,39 +174,41 @@ class Diagnosis(Record):
             table.add_row(stage.name, f"{stage.score:.2f}" if scored else "–", loss, f"{stage.distance:.4f}")
         return table
 
-    def site_table(self) -> Table:
-        """Return a table of the Sites; errors in % of the activation of the SNN's own current, or of the ANN's."""
-        table = Table("Site", title="Errors in % of the activation; rate in spikes per neuron and step; shares of neurons in %",
-                      caption=f"The largest error is made at {self.worst}")  # fmt: skip
-        for column in (
-            "clip",
-            "quant",
-            "timing",
-            "made here",
-            "inherited",
-            "beside ANN",
-            "corr.",
-            "rate",
-            "satur.",
-            "dead",
-            "always on",
-        ):
+    def error_table(self) -> Table:
+        """Return a table of the errors at every Site, in % of the activation: of the SNN's own current, and of the ANN's."""
+        table = Table(
+            Column("Site", no_wrap=True),
+            title="Errors in % of the activation",
+            caption=f"The largest error is made at {self.worst}",
+        )
+        for column in ("clip", "quant.", "timing", "made here", "inherited", "beside ANN"):
             table.add_column(column, justify="right")
         for site in self.sites:
             made = [
                 f"{100 * _share(site.errors, term):.1f}" for term in ("clipping", "quantisation", "timing", "total")
             ]
             beside = [f"{100 * value / max(site.activation, 1e-12):.1f}" for value in (site.inherited, site.difference)]
+            table.add_row(site.site, *made, *beside, style="bold" if site.site == self.worst else None)
+        return table
+
+    def neuron_table(self) -> Table:
+        """Return a table of what the neurons of every Site do."""
+        table = Table(
+            Column("Site", no_wrap=True), title="Neurons: correlation with the ANN, spikes in a step, shares in %"
+        )
+        for column in ("corr.", "rate", "saturated", "dead", "always on"):
+            table.add_column(column, justify="right")
+        for site in self.sites:
             correlation = "–" if site.correlation is None else f"{site.correlation:.3f}"
             shares = [f"{100 * value:.1f}" for value in (site.saturated, site.dead, site.always_on)]
-            style = "bold" if site.site == self.worst else None
-            table.add_row(site.site, *made, *beside, correlation, f"{site.rate:.3f}", *shares, style=style)
+            table.add_row(site.site, correlation, f"{site.rate:.3f}", *shares)
         return table
 
     def print(self, console: Console) -> None:
         """Print stages, Sites and advice."""
         console.print(self.stage_table())
-        console.print(self.site_table())
+        console.print(self.error_table())
+        console.print(self.neuron_table())
         for sentence in self.advice():
             console.print(f"- {sentence}", markup=False, highlight=False)
 

@@ -19,7 +19,7 @@ from tospike.run.network import SNN
 from tospike.run.schedule import Delay, check_run
 from tospike.run.simulate import Run, checked_inputs, chunk_of, last
 
-VALUES_AT_ONCE = 2**26  # neurons times samples of one run whose means are all kept
+MEANS_AT_ONCE = 2**26  # neurons times samples of one run whose means are all kept
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def follow(
     read_outs = (
         run.settled([time_steps])
         if synchronous
-        else run.read_outs([time_steps], {time_steps: first}, chunk_of(samples))
+        else run.read_outs([time_steps], {time_steps: first}, chunk_of(snn, samples))
     )
     output, steps = last(read_outs), 1 if synchronous else time_steps - first
     for flow in flows.flows.values():
@@ -149,7 +149,7 @@ def follow(
 def portions(snn: SNN, inputs: Inputs) -> Iterator[Inputs]:
     """Split a batch so that the means of all its neurons fit into memory."""
     neurons = sum(site.neurons for site in snn.conversion.sites)
-    size = max(1, VALUES_AT_ONCE // max(neurons, 1))
+    size = max(1, MEANS_AT_ONCE // max(neurons, 1))
     parts = {name: torch.split(value, size) for name, value in inputs.items()}
     for number in range(len(next(iter(parts.values())))):
         yield {name: part[number] for name, part in parts.items()}

@@ -31,7 +31,7 @@ class Result(Record):
         method, settings, seed: How the SNN was made.
         spikes: What one step of a neuron carries: ``"binary"``, ``"ternary"`` or ``"graded"``.
         capacity: How many levels of each sign one step can carry.
-        calibration_samples: Images that the thresholds were measured on.
+        calibration_samples: Samples that the thresholds were measured on, counted each time that they were seen.
         neurons_added: Neurons of pooled copies and groups, for one sample.
         latency: Steps from the first input to the last output by T; more than T where layers wait for each other.
         exits: By confidence: the headline score when each sample stops at the first T of the curve with that much confidence, and

@@ -116,9 +116,10 @@ def test_an_onnx_file_is_a_network(here, capsys):
 def test_networks_of_libraries_and_weights_as_scripts_leave_them(here):
     torch.manual_seed(0)
     made = network_of("torchvision:resnet18").state_dict()
-    torch.save({"model": {f"module.{name}": value for name, value in made.items()}}, "wrapped.pt")
+    torch.save({"net": {f"module.{name}": value for name, value in made.items()}, "epoch": 3}, "wrapped.pt")
+    torch.save({f"module._orig_mod.{name}": value for name, value in made.items()}, "compiled.pt")
     save_file(made, "plain.safetensors")
-    for file in ("wrapped.pt", "plain.safetensors"):
+    for file in ("wrapped.pt", "compiled.pt", "plain.safetensors"):
         loaded = network_of("torchvision:resnet18", file).state_dict()
         assert all(torch.equal(loaded[name], value) for name, value in made.items())
     assert not network_of("timm:resnet10t").training
@@ -169,7 +170,7 @@ REFUSED = {
     "weights of another network": (["convert", "my_network:network", "out", "--weights", "other.pt"], "do not fit"),
     "weights that are none": (["convert", "my_network:network", "out", "--weights", "list.pt"], "no state dict"),
     "a folder that cannot be written to": ([*CONVERT[:2], "/proc/nope", *CONVERT[3:]], "/proc"),
-    "an SNN that is not there": (["evaluate", "no.tospike", "--out", "x", "--data", "digits"], "cannot be read"),
+    "an SNN that is not there": (["evaluate", "no.tospike", "--out", "x", "--data", "digits"], "no such run"),
     "a folder without an SNN": (["evaluate", "empty", "--data", "digits"], "cannot be read"),
     "a file of another tool": (["evaluate", "other.pt", "--out", "x", "--data", "digits"], "another tool"),
     "a report of nothing": (["report", "empty"], "tospike evaluate"),

@@ -6,6 +6,7 @@ from torch import nn
 
 import tospike as ts
 from tospike.errors import OptionError, SimulationError
+from tospike.run.simulate import chunk_of
 
 
 @pytest.fixture
@@ -145,3 +146,31 @@ def test_pooling_currents_is_exact_where_they_are_constant_and_biased_upward_els
     currents = torch.randn(50, 4, 3, 6, 6, dtype=torch.float64)
     pool = nn.functional.max_pool2d
     assert (torch.stack([pool(c, 2) for c in currents]).mean(0) >= pool(currents.mean(0), 2) - 1e-12).all()
+
+
+def test_phase_code_stays_finite_for_any_t():
+    ann = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    x = torch.randn(32, 4)
+    snn = ts.convert(
+        ann,
+        ts.SNM(batches=1).using(neuron=ts.NeuronModel(signed=True, code="phase", ratio=0.5)),
+        calibration=[x],
+        progress=False,
+    )
+    outputs = dict(ts.simulate(snn, x, time_steps=256, checkpoints=(64, 256)))
+    assert all(y.isfinite().all() for y in outputs.values())
+    torch.testing.assert_close(outputs[64], outputs[256], atol=1e-4, rtol=1e-4)
+
+
+def test_large_maps_are_stepped_in_small_chunks():
+    snn = ts.convert(
+        nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU()),
+        ts.LTB(batches=1),
+        calibration=[torch.randn(2, 1, 256, 256)],
+        progress=False,
+    )
+    assert chunk_of(snn, 1) == 8
+    small = ts.convert(
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU()), ts.LTB(batches=1), calibration=[torch.randn(32, 4)], progress=False
+    )
+    assert [chunk_of(small, samples) for samples in (1, 64, 1000)] == [256, 4, 1]

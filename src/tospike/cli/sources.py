@@ -25,7 +25,11 @@ ARCHIVE = "snn.tospike"
 NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights in their checkpoints
 SAVING = "Save them by torch.save(ann.state_dict(), path)."
 OLDER = "Export it by torch.onnx.export(..., dynamo=False, opset_version=13, do_constant_folding=False), or pass the PyTorch network."
-WRAPPER = "module."  # what DataParallel puts before every name
+WRAPPERS = (
+    "_orig_mod.",
+    "module.",
+    "_orig_mod.",
+)  # what torch.compile and DataParallel put before every name, in either order
 
 
 def network_of(name: str, weights: str | None = None) -> nn.Module:
@@ -110,14 +114,24 @@ def _fill(ann: nn.Module, path: Path) -> None:
     except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise DataError("The weights cannot be read", where=str(path), got=str(error).splitlines()[0][:200],
                         expected="*.safetensors, or a state dict that torch.save wrote", remedy=SAVING) from error  # fmt: skip
-    for key in NESTED:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
+    if isinstance(found, Mapping):
+        nested = [
+            value
+            for value in found.values()
+            if isinstance(value, Mapping) and value and all(isinstance(v, Tensor) for v in value.values())
+        ]
+        found = (
+            nested[0]
+            if len(nested) == 1
+            else next((found[key] for key in NESTED if isinstance(found.get(key), Mapping)), found)
+        )
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise DataError("The file holds no state dict", where=str(path), got=type(found).__name__, expected="tensors by name",
                         remedy=SAVING)  # fmt: skip
-    wrapped = all(name.startswith(WRAPPER) for name in found)
-    state = {name.removeprefix(WRAPPER) if wrapped else name: value for name, value in found.items()}
+    state = dict(found)
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
     try:
         ann.load_state_dict(state)
     except RuntimeError as error:

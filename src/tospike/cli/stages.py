@@ -106,6 +106,9 @@ class _Subject:
     """What evaluate and diagnose look at: the SNN, the network beside it, the data, and where the outcome goes."""
 
     def __init__(self, snn: str, out: str | None, force: bool, given: dict[str, Any]) -> None:
+        if not Path(snn).exists():
+            raise DataError("There is no such run", where=snn, got="nothing", expected="a run folder, or a file *.tospike",
+                            remedy=f"Make one: tospike convert NETWORK {snn}")  # fmt: skip
         folder = Path(snn) if Path(snn).is_dir() else None
         made = Folder(folder).options("convert") if folder else {}
         self.options: dict[str, Any] = {"snn": snn} | {

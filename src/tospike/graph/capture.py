@@ -191,7 +191,11 @@ def _annotate(captured: Capture) -> None:
             continue
         if verdict.kind is not Kind.SHAPE:
             signals.add(node)
-            if not mixed and _mixes_batch(alone.values.get(node), doubled.values.get(node)):
+            if (
+                not mixed
+                and verdict.kind is not Kind.BATCH_MIXING
+                and _mixes_batch(alone.values.get(node), doubled.values.get(node))
+            ):
                 mixed, verdict = True, _batch_mixing(verdict)
         value = alone.values[node]
         shape = tuple(value.shape) if isinstance(value, Tensor) else ()

@@ -130,6 +130,8 @@ def _always(kind: Kind, reason: str = "", remedy: str = "") -> Rule:
 ALLOW = 'Pass analog=["{name}"], or analog="auto", to run it in analog, exact in the running mean.'
 REPLACE = 'Pass analog=["{name}"], or analog="auto", for signed neurons that compute it; or replace it by a ReLU and fine-tune.'
 _linear = _always(Kind.LINEAR)
+_recurrent = _always(Kind.BATCH_MIXING, "{name} loops over an axis of its own with smooth gates inside, which a neuron cannot stand for",
+                     "Write the cell out in `forward`, with linear layers, and pass analog=\"auto\" for its gates.")  # fmt: skip
 _move = _always(Kind.LINEAR)  # linear, and no arithmetic: values are copied, placed or left as they are
 _shape = _always(Kind.SHAPE)
 _nonlinear = _always(Kind.NONLINEAR, "{name} is not linear, so it does not commute with the mean over time", ALLOW)
@@ -275,6 +277,7 @@ TABLE: tuple[tuple[str, str, Rule], ...] = (
     ("", "PixelShuffle PixelUnshuffle ChannelShuffle Unfold", _move),
     ("", _each("ZeroPad{}d") + " " + _each("ConstantPad{}d") + " " + _each("ReflectionPad{}d"), _move),
     ("", _each("ReplicationPad{}d") + " " + _each("CircularPad{}d"), _move),
+    ("", "LSTM GRU RNN LSTMCell GRUCell RNNCell", _recurrent),
     ("dropout alpha_dropout feature_dropout feature_alpha_dropout " + _each("dropout{}d"), "", _dropout),
     ("", "Dropout AlphaDropout FeatureAlphaDropout " + _each("Dropout{}d"), _dropout),
     ("stochastic_depth", "", lambda call: _dropout(replace(call, args=(*call.args[:2], call.argument(3, "training", True))))),

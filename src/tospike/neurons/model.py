@@ -11,6 +11,7 @@ LevelSet = Literal["uniform", "nearest", "successive"]
 LEVEL_SETS: tuple[LevelSet, ...] = ("uniform", "nearest", "successive")
 Code = Literal["rate", "differential", "phase", "bits", "first"]
 CODES: tuple[Code, ...] = ("rate", "differential", "phase", "bits", "first")
+FINEST = 2.0**-30  # smallest worth of a spike in phase code
 Correction = Literal["silence", "shift"]
 CORRECTIONS: tuple[Correction, ...] = ("silence", "shift")
 
@@ -137,8 +138,11 @@ class NeuronModel:
         return self.code in ("differential", "phase")
 
     def worth(self, t: int) -> float:
-        """Return by how much a spike of θ at step t, from 1, changes the mean that its receiver holds, as a share of θ."""
-        return 1.0 / t if self.code == "differential" else self.ratio ** (t - 1)
+        """Return by how much a spike of θ at step t, from 1, changes the mean that its receiver holds, as a share of θ.
+
+        Phase code does not go below 2^-30, which single precision no longer sees beside θ: from there on it does not get finer.
+        """
+        return 1.0 / t if self.code == "differential" else max(self.ratio ** (t - 1), FINEST)
 
     def reach(self, time_steps: int) -> float:
         """Return the largest mean emission over T steps, as a share of θ.

@@ -42,14 +42,16 @@ class Conversion:
         start: Initial potential as a share of θ, before refinement.
         neuron: Which neuron the method places at every Site.
         neurons: Which one stands at each Site by name; refiners may have changed its code.
-        reference: What the SNN approaches as T grows: ``"ANN clipped at its thresholds"`` or ``"quantised ANN"``.
+        reference: What the SNN approaches as T grows: ``"ANN clipped at its thresholds"``, or ``"trained ANN with clips in place of its
+            quantisers"``, which at T = L levels is near the quantised network.
         rebuilt_difference: Largest difference between the rebuilt graph before spiking and the ANN, relative to the
             ANN's largest output.
         delay: Estimate of the first step worth reading out; None without calibration data.
         log: Relative change of each Site's mean threshold, one number per calibration batch.
         dead: Number of channels per Site that no calibration sample activated; they took the layer's median threshold.
         neurons_added: Neurons of pooled copies and groups, for one sample.
-        calibration_batches, calibration_samples: What the thresholds were measured on.
+        calibration_batches, calibration_samples: What the thresholds were measured on; a short loader is passed over several times,
+            and counted so.
         seed: Seed of the calibration.
         inputs: Shape of one sample of each input.
         analog: Operations that run in analog, with their places.

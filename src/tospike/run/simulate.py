@@ -17,6 +17,9 @@ from tospike.run.schedule import Delay, Engine, check_run, ordered
 if TYPE_CHECKING:
     from tospike.run.network import SNN
 
+SAMPLES_AT_ONCE = 256  # times steps
+VALUES_AT_ONCE = 2**24  # of the largest layer, in one call
+
 
 def simulate(
     snn: SNN,
@@ -71,12 +74,13 @@ def simulate(
     run = Run(snn, inputs, counts)
     if snn.conversion.neuron.synchronous:
         return run.settled(marks, stepped=engine == "float")
-    return run.read_outs(marks, delays, steps_per_call or chunk_of(samples))
+    return run.read_outs(marks, delays, steps_per_call or chunk_of(snn, samples))
 
 
-def chunk_of(samples: int) -> int:
-    """Return how many steps one call takes by default: so many that small batches keep the machine busy."""
-    return max(1, 256 // max(samples, 1))
+def chunk_of(snn: SNN, samples: int) -> int:
+    """Return how many steps one call takes by default: so many that small batches keep the machine busy, and large maps fit into memory."""
+    largest = max((site.neurons for site in snn.conversion.sites), default=1)
+    return max(1, min(SAMPLES_AT_ONCE // samples, VALUES_AT_ONCE // (samples * largest)))
 
 
 def checked_inputs(snn: SNN, x: Any) -> Inputs:
