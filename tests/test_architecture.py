@@ -10,6 +10,7 @@ ORDER = [
     "errors",
     "files",
     "processes",
+    "progress",
     "graph",
     "neurons",
     "history",

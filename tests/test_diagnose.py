@@ -171,6 +171,32 @@ def test_every_neuron_and_a_prepared_network(ann, x):
         assert found.stages[0].distance == 0
 
 
+class Headed(nn.Module):
+    def __init__(self, body, outputs):
+        super().__init__()
+        self.body, self.head = body, nn.Linear(4, outputs)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+def test_networks_that_only_look_alike_are_refused(ann, x):
+    snn = ts.convert(Headed(ann, 3).eval(), ts.LTB(batches=2), calibration=[x], progress=False)
+    with pytest.raises(OptionError, match="differ in shape"):
+        ts.diagnose(snn, Headed(ann, 5).eval(), [x], time_steps=4)
+
+
+def test_biases_of_steps_that_are_not_read_out_do_not_count(ann, x):
+    snn = ts.convert(ann, ts.FTBC(time_steps=8, batches=2, refine_batches=2), calibration=[x], progress=False)
+    found = ts.error_terms(snn, [x], time_steps=8, delay=6)
+    _, _, _, flows = seen_by_hooks(ann, snn, x, 8)
+    for site, (currents, spikes), node in zip(found.sites, flows, site_nodes(snn.graph), strict=True):
+        neuron = snn.graph.get_submodule(node.target)
+        received = torch.stack([neuron._biased(z, t) for t, z in enumerate(currents)])
+        wanted = (spikes[6:].mean(0) - received[6:].mean(0).relu()).square().mean().sqrt()
+        assert site.total == pytest.approx(float(wanted), rel=1e-5)
+
+
 def test_json_and_what_is_refused(ann, x, tmp_path):
     snn = ts.convert(ann, ts.LTB(batches=2), calibration=[x], progress=False)
     found = ts.diagnose(snn, ann, [x], time_steps=4, progress=False)

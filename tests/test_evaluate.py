@@ -122,3 +122,9 @@ def test_refuses_a_confidence_that_cannot_be(trio):
 def test_refuses_an_empty_loader_and_unfit_targets(trio, loader):
     with pytest.raises(DataError):
         ts.evaluate(trio[1], loader, time_steps=(2,), progress=False)
+
+
+@pytest.mark.parametrize("text", ['{"curve": {}}', "[" * 100_000, "null", "3"])
+def test_what_is_no_result_is_refused(text):
+    with pytest.raises(DataError, match="no Result"):
+        ts.Result.from_json(text)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, fx, nn
 
 from tospike import processes
@@ -20,6 +19,7 @@ from tospike.graph.rewrite import Rectifier
 from tospike.graph.walk import site_nodes
 from tospike.methods.base import Parts
 from tospike.parts.scales import Learned, Scale
+from tospike.progress import track
 
 PROGRESS_FROM = 50  # calibration batches from which a progress bar is worth showing
 
@@ -111,7 +111,7 @@ def _numbered(data: Iterable[Any], count: int | None, progress: bool) -> Iterabl
     # A method that measures nothing still sees one batch when there is one: the delay is estimated on it.
     source = data if count is None else cycle(data, max(count, 1))
     shown = progress and (count or 0) >= PROGRESS_FROM
-    return enumerate(track(source, "calibrate", total=count, transient=True, disable=not shown), 1)
+    return enumerate(track(source, "calibrate", total=count, shown=shown), 1)
 
 
 def inputs_of(captured: Capture, batch: Any, number: int) -> Inputs:

@@ -140,9 +140,11 @@ def counterpart(ann: nn.Module, example: Inputs, sites: Sequence[Site]) -> fx.Gr
     captured, _ = rewritten(ann, {name: value[:EXAMPLE_SAMPLES] for name, value in example.items()}, "auto")
     theirs = [node.meta["site"] for node in site_nodes(captured.graph)]
     if [site.shape for site in theirs] != [site.shape for site in sites]:
-        got, expected = (f"{len(s)} Sites: {', '.join(site.name for site in s[:4])}" for s in (theirs, sites))
+        got, expected = (
+            f"{len(s)} Sites: {', '.join(f'{site.name} {site.shape}' for site in s[:4])}" for s in (theirs, sites)
+        )
         raise OptionError(
             "ANN and SNN are not the same network", got=got, expected=expected,
-            remedy="Pass the network that the SNN was converted from, or the one it was prepared from.",
+            remedy="Pass the network that the SNN was converted from: where `prepare` replaced max-pools by average pools, the prepared one.",
         )  # fmt: skip
     return captured.graph.eval().requires_grad_(False)

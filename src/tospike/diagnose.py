@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, fx, nn
 from torchmetrics import MetricCollection
 
 from tospike.check import counterpart
 from tospike.diagnosis import STAGES, Diagnosis, SiteDiagnosis, Stage
 from tospike.error_terms import Flow, SiteErrors, clip, dissect, follow, neuron_of, portions, root_means, wanted
-from tospike.errors import DataError, require_type
+from tospike.errors import DataError, OptionError, require_type
 from tospike.graph.batches import Inputs, move, split_batch, tensors_in
 from tospike.graph.trace import run_network
 from tospike.graph.walk import site_nodes
 from tospike.neurons.modules import Neuron
+from tospike.progress import track
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
 from tospike.run.plan import call
@@ -74,7 +74,7 @@ def diagnose(
     require_type("loader", loader, Iterable, "an iterable of batches", "Pass a DataLoader or a list of batches.")
     first = check_run(snn.conversion, (time_steps,), time_steps, delay, None, "auto")[time_steps]
     patient = _Patient(snn, ann, time_steps, first, task)
-    for batch in track(loader, "diagnose", transient=True, disable=not progress):
+    for batch in track(loader, "diagnose", shown=progress):
         patient.see(batch)
     return patient.diagnosis()
 
@@ -145,7 +145,9 @@ class _Patient:
         for node in plan.body:
             if "site" in node.meta:
                 neuron = neuron_of(self.snn, node)
-                values[node] = response(node, neuron, neuron.biased_mean(values[node.all_input_nodes[0]], self.steps))
+                values[node] = response(
+                    node, neuron, neuron.biased_mean(values[node.all_input_nodes[0]], self.steps, self.first)
+                )
             else:
                 values[node] = call(self.snn.graph, node, values)
         return plan.finish({node: values[node] for node in plan.static}, {node: values[node] for node in plan.carried})
@@ -167,7 +169,12 @@ class _Patient:
 
     def _compare(self, name: str, parts: list[Any], ann: list[Any]) -> None:
         for mine, theirs in zip(parts, ann, strict=True):
-            for y, x in zip(tensors_in(mine), tensors_in(theirs), strict=True):
+            pairs = list(zip(tensors_in(mine), tensors_in(theirs), strict=False))
+            wrong = next(((y.shape, x.shape) for y, x in pairs if y.shape != x.shape), None)
+            if wrong is not None:
+                raise OptionError("The outputs of ANN and SNN differ in shape", got=str(tuple(wrong[1])), expected=str(tuple(wrong[0])),
+                                  remedy="Pass the network that the SNN was converted from.")  # fmt: skip
+            for y, x in pairs:
                 self.distances[name] += float((y - x).double().square().sum())
                 self.size += float(x.double().square().sum()) if name == "ANN" else 0.0
 

@@ -258,7 +258,7 @@ def clip(neuron: Neuron, activation: Tensor, time_steps: int) -> Tensor:
 
 def dissect(node: fx.Node, neuron: Neuron, flow: Flow, time_steps: int, first: int = 0) -> Split:
     """Return what the neurons of a Site make of their mean current."""
-    current = neuron.biased_mean(flow.current, time_steps)
+    current = neuron.biased_mean(flow.current, time_steps, first)
     activation = wanted(node, neuron, current)
     quantised = neuron.for_constant(current, time_steps, first)
     return Split(activation, clip(neuron, activation, time_steps), quantised, flow.emitted)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import nn
 from torchmetrics import MetricCollection
 
@@ -17,6 +16,7 @@ from tospike import processes
 from tospike.errors import DataError, OptionError, is_within, require, require_type
 from tospike.graph.batches import move, split_batch
 from tospike.graph.trace import run_network
+from tospike.progress import track
 from tospike.result import Result
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
@@ -86,7 +86,7 @@ def evaluate(
     require_type("task", task, Task, "a Task", "Pass e.g. task=ts.Regression().")
     require_type("time_steps", time_steps, Iterable, "numbers of steps", "Pass e.g. time_steps=(1, 2, 4, 8).")
     require_type("confidence", confidence, Iterable, "levels of confidence", "Pass e.g. confidence=(0.9, 0.99).")
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    if device is not None and not _is_there(device):
         raise OptionError(
             "The device is not there", got=str(device), expected="a device of this machine", remedy='Pass device="cpu".'
         )
@@ -115,6 +115,13 @@ def evaluate(
     if not result.finished:
         raise Interrupted(result)
     return result
+
+
+def _is_there(device: str | torch.device) -> bool:
+    try:
+        return torch.device(device).type != "cuda" or torch.cuda.is_available()
+    except RuntimeError:  # no device of torch has this name
+        return False
 
 
 class _Exit:
@@ -171,7 +178,7 @@ class _Scoring:
             self.snn.to(there)
             if self.ann is not None:
                 self.ann.to(there).eval()
-            for batch in track(loader, "evaluate", transient=True, disable=not progress):
+            for batch in track(loader, "evaluate", shown=progress):
                 self._batch(move(batch, there))
         except KeyboardInterrupt:
             if not self.metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -50,6 +51,14 @@ def refuse_existing(path: str | os.PathLike[str], force: bool) -> None:
                           remedy="Choose another, or replace it: force=True, on the command line --force.")  # fmt: skip
 
 
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class Record(ABC):
     """Base of the dataclasses that are written as JSON and read again."""
 
@@ -59,8 +68,8 @@ class Record(ABC):
         """Build the record from the values in its JSON."""
 
     def to_json(self) -> str:
-        """Write the record as JSON; numbers keep their full precision."""
-        return json.dumps(asdict(self), indent=2)  # type: ignore[call-overload]
+        """Write the record as JSON; numbers keep their full precision, and what is no number becomes null."""
+        return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False)  # type: ignore[call-overload]
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -71,7 +80,7 @@ class Record(ABC):
         """
         try:
             return cls.from_raw(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"This is no {cls.__name__}", got=f"{type(error).__name__}: {error}"[:200], expected=f"the JSON that {cls.__name__}.to_json wrote",
                 remedy="Name another file, or make this one anew.",

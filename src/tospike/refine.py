@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, fx
 
 from tospike.graph.batches import Inputs
@@ -17,6 +16,7 @@ from tospike.graph.walk import module_of, site_nodes
 from tospike.neurons.incremental import Running
 from tospike.neurons.modules import Neuron
 from tospike.parts.refiners import LayerView, Refiner, SiteView
+from tospike.progress import track
 from tospike.run.plan import call, increment, is_size, stepped
 
 
@@ -42,7 +42,7 @@ def refine(
         progress: Show a progress bar.
     """
     walk = _Walk(graph, batches, time_steps)
-    for node in track(list(graph.graph.nodes), "refine", transient=True, disable=not progress):
+    for node in track(list(graph.graph.nodes), "refine", shown=progress):
         walk.visit(node, refiners)
 
 

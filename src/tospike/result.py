@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,9 +80,15 @@ class Result(Record):
         """Build a result from the values in its JSON, whose keys are text."""
         for key in ("curve", "scores", "delays", "operations", "analog_operations", "latency", "spikes_per_neuron"):
             raw[key] = {int(t): value for t, value in raw[key].items()}
+        raw["curve"] = {t: math.nan if score is None else float(score) for t, score in raw["curve"].items()}
+        if not raw["curve"]:
+            raise ValueError("an empty curve")
         raw["exits"] = {float(level): value for level, value in raw.get("exits", {}).items()}
         raw["layers"] = [
             LayerWork(**{**layer, "operations": {int(t): n for t, n in layer["operations"].items()}})
             for layer in raw.get("layers", [])
         ]
+        lacking = {t for layer in raw["layers"] for t in raw["curve"] if t not in layer.operations}
+        if lacking:
+            raise ValueError(f"layers without T = {min(lacking)}")
         return cls(**raw)

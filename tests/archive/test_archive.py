@@ -121,6 +121,80 @@ def test_code_of_the_users_own_is_refused_by_name():
     assert len(caught.value.problems) == 1
 
 
+class Standardised(nn.Linear):
+    """A layer that computes more than its class says."""
+
+    def extra_repr(self):
+        return "standardised"
+
+    def forward(self, x):
+        return F.linear(x, (self.weight - self.weight.mean()) / self.weight.std(), self.bias)
+
+
+class StandardisedConvolution(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, (weight - weight.mean()) / weight.std(), bias)
+
+
+def test_layers_that_compute_more_than_their_class_says_are_taken_apart(tmp_path):
+    ann = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        StandardisedConvolution(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 3),
+    ).eval()
+    x = torch.randn(16, 3, 8, 8)
+    snn = convert(ann, x, ts.SNM(batches=1))
+    torch.testing.assert_close(snn(x, time_steps=500), ann(x), atol=0.02, rtol=0.02)
+    loaded = returned(snn, tmp_path)
+    assert torch.equal(loaded(x, time_steps=4), snn(x, time_steps=4))
+    torch.testing.assert_close(ts.fold(snn).snn(x, time_steps=4), snn(x, time_steps=4), atol=1e-4, rtol=1e-4)
+
+
+def test_a_forward_put_on_one_module_is_refused():
+    layer = nn.Linear(5, 4)
+    forward = layer.forward
+    layer.forward = lambda x: 3 * forward(x)  # of the original, whatever copies are made
+    with pytest.raises(ts.errors.CaptureError, match="cannot be traced"):
+        ts.check(nn.Sequential(nn.Linear(3, 5), nn.ReLU(), layer, nn.ReLU()), torch.zeros(1, 3))
+
+
+def test_a_whole_layer_of_the_users_own_is_traced(tmp_path):
+    snn = convert(nn.Sequential(Standardised(3, 5), nn.ReLU(), nn.Linear(5, 2)), torch.randn(32, 3))
+    x = torch.randn(4, 3)
+    assert torch.equal(returned(snn, tmp_path)(x, time_steps=4), snn(x, time_steps=4))
+
+
+def test_hooks_are_refused_by_files_and_exports(tmp_path):
+    ann = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    ann[2].register_forward_hook(lambda module, args, out: 3 * out)
+    snn = convert(ann, torch.randn(32, 3))
+    with pytest.raises(ts.errors.UnsupportedOperationError, match="hooks"):
+        ts.save(snn, tmp_path / "net.tospike")
+    for export in (ts.fold, ts.export_spikingjelly, lambda snn: ts.export_program(snn, tmp_path / "net.pt2")):
+        with pytest.raises(ts.errors.ExportError, match="hooks"):
+            export(snn)
+
+
+def test_tensors_that_settings_do_not_explain_are_refused(tmp_path):
+    class Attentive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.mixed = nn.Linear(8, 8), nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True)
+            self.last = nn.Linear(8, 2)
+
+        def forward(self, x):
+            y = self.first(x).relu()
+            return self.last(self.mixed(y, y, y, need_weights=False)[0].relu())
+
+    snn = convert(Attentive(), torch.randn(16, 3, 8), ts.SNM(batches=1), analog="auto")
+    with pytest.raises(ts.errors.UnsupportedOperationError, match="bias_k"):
+        ts.save(snn, tmp_path / "net.tospike")
+
+
 def sealed(body):
     """Return an archive whose hash is right, whatever was done to it."""
     return body[:-64] + hashlib.sha256(body[:-79]).hexdigest().encode()
@@ -201,6 +275,17 @@ FORGERIES = {
     "no format": (lambda d: d.update(format="1"), "names no format"),
     "a function that opens files": (lambda d: first_layer(d).update(op="call_function", target="torch.from_file"), "torch.from_file"),
     "a function that unpickles": (lambda d: first_layer(d).update(op="call_function", target="torch.load"), "torch.load"),
+    "a function that writes files": (lambda d: first_layer(d).update(op="call_function", target="torch.save"), "torch.save"),
+    "a function that seeds": (lambda d: first_layer(d).update(op="call_function", target="torch.manual_seed"), "manual_seed"),
+    "an activation that reaches into tensors": (
+        lambda d: d["modules"]["0"].update({"class": "Function", "function": "getattr", "settings": {"dict": []}}), "unknown activation"),
+    "an activation that is a method": (
+        lambda d: d["modules"]["0"].update({"class": "Function", "function": "Tensor.numpy", "settings": {"dict": []}}), "unknown activation"),
+    "a threshold below 0": (lambda d: d["shared"].update({"1.threshold": "0.bias"}), "thresholds that are none"),
+    "no output": (lambda d: d["nodes"].pop(), "does not belong to its record"),
+    "another input": (lambda d: d.update(inputs=["other"]), "does not belong to its record"),
+    "no Sites": (lambda d: [node.pop("site", None) for node in d["nodes"]], "does not belong to its record"),
+    "a format that is none": (lambda d: d.update(format=True), "names no format"),
     "a function of the system": (lambda d: first_layer(d).update(op="call_function", target="os.system"), "os.system"),
     "a method that reaches beyond tensors": (lambda d: first_layer(d).update(op="call_method", target="__reduce__"), "__reduce__"),
     "an attribute that does": (

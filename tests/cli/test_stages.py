@@ -86,6 +86,23 @@ def test_a_run_repeats_goes_on_and_is_not_overwritten(here, capsys):
     assert (here / "runs/one/snn.tospike").read_bytes() == (here / "runs/two/snn.tospike").read_bytes()
 
 
+def test_results_follow_the_network_that_was_converted_anew(here, capsys):
+    answer(capsys, *CONVERT)
+    first = answer(capsys, "evaluate", "runs/mine", "--time_steps", "[2]")
+    answer(capsys, "diagnose", "runs/mine", "--time_steps", "2")
+    answer(capsys, *CONVERT[:3], "--method", "rmp", "--data", "digits", "--force")
+    again = answer(capsys, "evaluate", "runs/mine", "--time_steps", "[2]")
+    assert [first["method"], again["method"]] == ["ltb", "rmp"]
+    before = (here / "runs/mine/diagnosis.json").read_text()
+    answer(capsys, "diagnose", "runs/mine", "--time_steps", "2")
+    assert (here / "runs/mine/diagnosis.json").read_text() != before
+    (here / "runs/mine/result.json").unlink()  # what is gone is made again
+    assert answer(capsys, "evaluate", "runs/mine", "--time_steps", "[2]")["method"] == "rmp"
+    (here / "runs/mine/snn.tospike").unlink()
+    assert main(["evaluate", "runs/mine", "--time_steps", "[2]"]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
 def test_a_converted_network_is_exported(here, capsys):
     answer(capsys, *CONVERT)
     assert main(["export", "runs/mine", "--weights", "--out", "net.nir", "--target", "norse"]) == 0
@@ -175,6 +192,13 @@ REFUSED = {
     "a file of another tool": (["evaluate", "other.pt", "--out", "x", "--data", "digits"], "another tool"),
     "a report of nothing": (["report", "empty"], "tospike evaluate"),
     "two folders without a page": (["report", "empty", "empty2"], "--out"),
+    "weights that are text": (
+        ["convert", "my_network:network", "out", "--weights", "text.pt"],
+        "weights cannot be read",
+    ),
+    "a shape that is none": (["check", "my_network:network", "--shape", "[1, -1, 8, 8]"], "sizes >= 1"),
+    "a network that ends the program": (["check", "ending:network"], "cannot be built"),
+    "options of a wrong kind": (["evaluate", "kinds"], "options of a run"),
     "an ONNX file that is none": (["check", "broken.onnx"], "ONNX"),
     "damaged options": (["evaluate", "damaged"], "options of a run"),
     "a damaged result": (["report", "torn"], "no Result"),
@@ -190,6 +214,10 @@ def test_what_is_refused(what, here, capsys):
         (here / name).mkdir()
     (here / "damaged" / "convert.yaml").write_text("[1, 2")
     (here / "torn" / "result.json").write_text('{"task": ')
+    (here / "kinds").mkdir()
+    (here / "kinds" / "convert.yaml").write_text("data: 3")
+    (here / "text.pt").write_text("hello")
+    (here / "ending.py").write_text("def network():\n    raise SystemExit(3)\n")
     (here / "broken.onnx").write_bytes(b"not onnx")
     before = sorted(here.rglob("*"))
     arguments, said = REFUSED[what]
@@ -213,8 +241,9 @@ def test_an_interrupted_evaluation_is_kept_and_done_anew(here, capsys, monkeypat
 
         return evaluate(snn, stopping(), **options)
 
+    answer(capsys, "evaluate", "runs/mine", "--batch_size", "50", "--time_steps", "[2]")
     monkeypatch.setattr(ts, "evaluate", interrupted)
-    assert main(["evaluate", "runs/mine", "--batch_size", "50", "--time_steps", "[2]"]) == 130
+    assert main(["evaluate", "runs/mine", "--batch_size", "50", "--time_steps", "[2]", "--force"]) == 130
     assert json.loads((here / "runs/mine/result.json").read_text())["samples"] == 50
     assert not (here / "runs/mine/evaluate.yaml").exists()
     monkeypatch.undo()

@@ -1,5 +1,7 @@
 """The report, read as a person's browser reads it."""
 
+import dataclasses
+import math
 import re
 import shutil
 import subprocess
@@ -134,6 +136,20 @@ def test_it_says_what_does_not_belong_together(parts, tmp_path):
     text = ts.write_report({"one": next(iter(parts[0].values())), "other": wide}, tmp_path / "two.html").read_text()
     assert "different networks" in text
     assert "one 40, other 30" in text
+
+
+def test_scores_that_are_no_numbers_leave_gaps(parts, tmp_path):
+    result = dataclasses.replace(next(iter(parts[0].values())), curve={1: math.nan, 4: math.inf, 16: 50.0})
+    assert "50.00" in ts.write_report(result, tmp_path / "gaps.html").read_text()
+    again = ts.Result.from_json(result.to_json())
+    assert math.isnan(again.curve[1])
+    assert again.curve[16] == 50.0
+
+
+def test_results_of_different_scores_are_refused(parts, tmp_path):
+    result = next(iter(parts[0].values()))
+    with pytest.raises(ts.errors.OptionError, match="different scores"):
+        ts.write_report({"a": result, "b": dataclasses.replace(result, headline="mse", unit="")}, tmp_path / "two.html")
 
 
 def test_what_is_no_result_is_refused(tmp_path):

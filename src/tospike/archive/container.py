@@ -53,7 +53,7 @@ def pack(description: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
 
 def digest(packed: bytes) -> str:
     """Return the hash that a file states of itself."""
-    return packed[-64:].decode()
+    return packed[-64:].decode(errors="replace")
 
 
 def unpack(packed: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -102,8 +102,10 @@ def _members(packed: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 "The archive is compressed", got="compressed members", expected="members stored as they are"
             )
         description = json.loads(archive.read(DESCRIPTION))
-        if not isinstance(description, dict) or not isinstance(description.get("format"), int):
+        if not isinstance(description, dict) or type(description.get("format")) is not int:
             raise DataError("The description names no format", got=str(description)[:80])
+        if description["format"] < 1:
+            raise DataError("The description names no format", got=str(description["format"]))
         if description["format"] > FORMAT:
             raise DataError("The file was written by a newer tospike", got=f"format {description['format']}, {description.get('made by')}"[:200],
                             expected=f"format {FORMAT} or older", remedy="Install a newer tospike.")  # fmt: skip

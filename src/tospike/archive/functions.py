@@ -42,11 +42,15 @@ def _in_functional(name: str, found: Any) -> bool:
 
 @cache
 def _functions() -> dict[str, Callable[..., Any]]:
+    compiled = {
+        *dir(torch._C._VariableFunctions),
+        *torch.functional.__all__,
+    }  # no function of torch's own Python, which may write files
     homes: list[tuple[ModuleType, list[str]]] = [
         (operator, OPERATORS.split()),
         (math, [name for name in dir(math) if callable(getattr(math, name)) and not name.startswith("_")]),
         (functional, [name for name, found in vars(functional).items() if _in_functional(name, found)]),
-        (torch, [name for name in dir(torch) if _is_operation(name) and not inspect.isclass(getattr(torch, name))]),
+        (torch, [name for name in compiled if _is_operation(name) and hasattr(torch, name)]),
         (torch.special, [name for name in torch.special.__all__ if _is_operation(f"special_{name}")]),
     ]
     found = {function.__name__: function for function in BUILTINS}

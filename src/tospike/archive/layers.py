@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tospike.archive.values import Reader, UnknownValueError, Writer
 from tospike.errors import DataError
+from tospike.graph.kinds import TRACKED
 from tospike.graph.rewrite import Function, Rectifier
+from tospike.graph.trace import is_altered
 from tospike.neurons.modules import Neuron
 
 # Files of torch.nn with modules that compute one operation: nothing in them runs code from settings.
@@ -19,6 +23,11 @@ FILES = {f"torch.nn.modules.{name}" for name in (
     "activation", "batchnorm", "channelshuffle", "conv", "dropout", "flatten", "fold", "instancenorm", "linear", "normalization", "padding",
     "pixelshuffle", "pooling", "sparse", "upsampling",
 )}  # fmt: skip
+HOMES: dict[str, Any] = {
+    "Tensor": Tensor,
+    "functional": functional,
+    "torch": torch,
+}  # of activations that are called as functions
 NEURON_TENSORS = ("threshold", "start", "bias", "gain")
 
 
@@ -38,21 +47,48 @@ def write_layer(module: nn.Module, path: str, writer: Writer) -> dict[str, Any]:
     if isinstance(module, Rectifier):
         return {"class": "Rectifier", "settings": writer.write({"cap": module.cap})}
     if isinstance(module, Function):
-        given = {"function": module.function, "args": module.args, "kwargs": module.kwargs}
-        return {"class": "Function", "settings": writer.write(given, path)}
+        given = {"args": module.args, "kwargs": module.kwargs}
+        return {"class": "Function", "function": _tracked_name(module.function), "settings": writer.write(given, path)}
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise UnknownValueError(f"the hooks of a module, {type(module).__qualname__}")
     kind = next(
         (cls for cls in type(module).__mro__ if getattr(nn, cls.__name__, None) is cls and cls.__module__ in FILES),
         None,
     )
-    if kind is None or type(module).forward is not kind.forward:
+    if kind is None or is_altered(module):
         raise UnknownValueError(f"the module {type(module).__module__}.{type(module).__qualname__}")
+    return _write_torch_layer(module, kind, path, writer)
+
+
+def _write_torch_layer(module: nn.Module, kind: type[nn.Module], path: str, writer: Writer) -> dict[str, Any]:
     settings = _settings(module, kind)
-    for name, made in _build(kind, settings).state_dict().items():
+    fresh = _build(kind, settings).state_dict()
+    unknown = [name for name in module.state_dict() if name not in fresh and not name.startswith("parametrizations.")]
+    if unknown:
+        raise UnknownValueError(f"`{unknown[0]}` of {kind.__name__}, which its settings do not explain")
+    for name, made in fresh.items():
         value = operator.attrgetter(name)(module)  # a parametrised weight comes out as what it computes
         if not isinstance(value, Tensor) or value.shape != made.shape:
             raise UnknownValueError(f"`{name}` of {kind.__name__}, which its settings do not explain")
         writer.tensors[f"{path}.{name}"] = value
     return {"class": f"nn.{kind.__name__}", "settings": writer.write(settings)}
+
+
+def _tracked_name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", "")
+    for home, owner in HOMES.items():
+        if name.removesuffix("_") in TRACKED and getattr(owner, name, None) is function:
+            return f"{home}.{name}"
+    raise UnknownValueError(f"the activation {getattr(function, '__module__', '')}.{name}")
+
+
+def _tracked(full: str) -> Callable[..., Any]:
+    home, _, name = full.partition(".")
+    if home not in HOMES or name.removesuffix("_") not in TRACKED:
+        raise DataError(
+            "The file names an unknown activation", got=repr(full)[:80], expected=f"one of {', '.join(sorted(TRACKED))}"
+        )
+    return getattr(HOMES[home], name)  # type: ignore[no-any-return]
 
 
 def _settings(module: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
@@ -80,13 +116,20 @@ def read_layer(given: dict[str, Any], path: str, reader: Reader) -> nn.Module:
     if given["class"] == "Neuron":
         tensors = {name: reader.tensors.get(f"{path}.{name}") for name in NEURON_TENSORS}
         theta = tensors.pop("threshold")
-        assert theta is not None
+        if theta is None or not theta.is_floating_point() or not bool(((theta > 0) & theta.isfinite()).all()):
+            raise DataError(
+                "The file holds thresholds that are none", where=path, got="0, negative or not finite", expected="θ > 0"
+            )
         neuron = Neuron(theta, function=read_layer(given["function"], f"{path}.function", reader), **settings)
         for name, value in tensors.items():
             setattr(neuron, name, value)
         return neuron
     if given["class"] in ("Rectifier", "Function"):
-        return Rectifier(**settings) if given["class"] == "Rectifier" else Function(**settings)
+        return (
+            Rectifier(**settings)
+            if given["class"] == "Rectifier"
+            else Function(_tracked(given["function"]), **settings)
+        )
     kind = getattr(nn, given["class"].removeprefix("nn."), None)
     if not inspect.isclass(kind) or not issubclass(kind, nn.Module) or kind.__module__ not in FILES:
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import NoneType
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from tospike.archive.functions import ATTRIBUTES, function_of, is_method, name_o
 from tospike.archive.layers import read_layer, write_layer
 from tospike.archive.values import Reader, UnknownValueError, Writer
 from tospike.errors import DataError, Problem, UnsupportedOperationError
-from tospike.run.network import SNN
+from tospike.neurons.model import NeuronModel
+from tospike.run.network import SNN, Conversion
 
 RECORDS = ("operation", "site")
-FLAGS = ("analog", "incremental", "holds")
+FLAGS = ("analog", "before_neuron", "incremental", "holds")
 
 
 def _is_path(path: str) -> bool:
@@ -131,11 +133,29 @@ def rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> SNN:
     graph = fx.Graph()
     for given in description["nodes"]:
         nodes[given["name"]] = _read_node(graph, given, owned, reader)
+    conversion = reader.read(description["conversion"])
+    _check_whole(nodes.values(), conversion, description["inputs"])
     network = fx.GraphModule(owned, graph, class_name=description["class"])
     graph.lint()
-    return SNN(
-        network.eval().requires_grad_(False), tuple(description["inputs"]), reader.read(description["conversion"])
-    ).eval()
+    return SNN(network.eval().requires_grad_(False), tuple(description["inputs"]), conversion).eval()
+
+
+def _check_whole(nodes: Iterable[fx.Node], conversion: Any, inputs: list[str]) -> None:
+    """Refuse a graph that does not belong to its record."""
+    found = list(nodes)
+    given = [str(node.target).lstrip("*") for node in found if node.op == "placeholder"]
+    sites = tuple(node.meta["site"] for node in found if "site" in node.meta)
+    agree = (
+        isinstance(conversion, Conversion) and isinstance(conversion.neuron, NeuronModel) and conversion.sites == sites
+        and [node.op for node in found].count("output") == 1 and found[-1].op == "output"
+        and len(given) == len(inputs) and list(conversion.inputs) == inputs
+        and all(isinstance(value, int) for value in (conversion.depth, conversion.members, conversion.seed))
+        and isinstance(conversion.delay, (int, NoneType)) and isinstance(conversion.thresholds, dict)
+    )  # fmt: skip
+    if not agree:
+        raise DataError(
+            "The graph in the file does not belong to its record", got=f"{len(sites)} Sites, inputs {given}"
+        )
 
 
 def _refuse_names(names: Iterable[str]) -> None:

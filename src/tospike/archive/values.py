@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from tospike.archive.functions import function_of, is_method, name_of
 from tospike.errors import DataError
 from tospike.graph.capture import Operation, Site
 from tospike.graph.kinds import Kind, Verdict
@@ -79,25 +78,20 @@ class Writer:
         if type(value).__name__ in RECORDS:
             fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
             return {type(value).__name__: {n: self.write(part, f"{key}.{n}") for n, part in fields.items()}}
-        if callable(value) and name_of(value) is not None:
-            return {"function": name_of(value)}
-        short = str(getattr(value, "__name__", ""))
-        if is_method(short) and getattr(Tensor, short, None) is value:
-            return {"method": short}
         name = getattr(value, "__qualname__", None) or repr(value)
         raise UnknownValueError(f"{getattr(value, '__module__', '')}.{name}".removeprefix(".")[:120])
 
 
 class Reader:
-    """Turns JSON into values again; nothing in it can name code other than operations of torch.
+    """Turns JSON into values again; none of them can be called.
 
     Args:
         tensors: The tensors by their key.
         nodes: The nodes of the graph by name, as far as they are made.
 
     Example:
-        >>> Reader({}, {}).read({"tuple": [1, {"float": "inf"}, {"function": "operator.add"}]})
-        (1, inf, <built-in function add>)
+        >>> Reader({}, {}).read({"tuple": [1, {"float": "inf"}, {"torch": "float32"}]})
+        (1, inf, torch.float32)
     """
 
     def __init__(self, tensors: dict[str, Tensor], nodes: dict[str, fx.Node]) -> None:
@@ -113,8 +107,6 @@ class Reader:
             "ellipsis": lambda _: Ellipsis,
             "torch": _torch_value,
             "device": torch.device,
-            "function": function_of,
-            "method": _method,
         }
 
     def read(self, value: Any) -> Any:
@@ -140,9 +132,3 @@ def _torch_value(name: str) -> Any:
     if not isinstance(found, TORCH_VALUES):
         raise DataError("The file holds a value of an unknown kind", got=repr(name)[:80])
     return found
-
-
-def _method(name: str) -> Any:
-    if not is_method(name):
-        raise DataError("The file names a method that no network may call", got=repr(name)[:80])
-    return getattr(Tensor, name)

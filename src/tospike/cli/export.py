@@ -8,7 +8,7 @@ from typing import Literal
 from rich.console import Console
 
 import tospike as ts
-from tospike.cli.sources import snn_of
+from tospike.cli.sources import archive_of
 from tospike.errors import require
 
 ENDINGS = (".nir", ".pt2", ".onnx")
@@ -39,7 +39,7 @@ def export(
     suffix = Path(out).suffix if out else ""
     good = suffix in ENDINGS or (weights and out is None)
     require("the export", ("out", out, good, f"a file *{', *'.join(ENDINGS)}, or --weights", "net.nir"))
-    found, console = snn_of(snn)[0], Console()
+    found, console = ts.load(archive_of(snn)), Console()
     if weights:
         folded = ts.fold(found)
         print(folded, ts.to_integers(folded, bits=bits), sep=f"\n\n{bits} bits:\n")

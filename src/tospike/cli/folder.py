@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ import tospike
 from tospike.errors import DataError, OptionError
 from tospike.files import replacing
 
+TEXTS = ("network", "weights", "data", "root", "snn", "out")
+OF = "# Of: "  # stands before the hash in a record
+
 
 class Folder:
     """A folder to which commands write; ``COMMAND.yaml`` beside the output of a command holds its options.
 
-    A command that was run with the same options is not run again; with other options it is refused, unless it is forced. The options are
+    A command that was run with the same options on the same SNN is not run again; with other options it is refused, unless it is forced. The options are
     written after the output, so that a command which was interrupted runs anew. ``tospike COMMAND --config COMMAND.yaml`` repeats it.
 
     Args:
@@ -40,32 +44,44 @@ class Folder:
             found = yaml.safe_load(file.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             found = error
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or any(not isinstance(found.get(name), (str, NoneType)) for name in TEXTS):
             raise DataError("The options of a run cannot be read", where=str(file), got=str(found)[:100], expected="what tospike wrote there",
                             remedy=f"Delete the file and run tospike {command} again, or choose another folder.")  # fmt: skip
         return found
 
-    def is_done(self, command: str, options: dict[str, Any], force: bool) -> bool:
-        """Tell whether a command was run with these options already.
+    def is_done(self, command: str, options: dict[str, Any], force: bool, output: str, source: str = "") -> bool:
+        """Tell whether a command was run with these options already; where it was not or is forced, its record is taken away.
+
+        Args:
+            command: Name of the command.
+            options: Its options.
+            force: Run it again in any case.
+            output: File that it writes.
+            source: Hash of what it is run on; on another one than before it is run anew.
 
         Raises:
             OptionError: It was run with others, and is not forced.
         """
-        before = self.options(command)
-        if not before or force:
-            return False
-        other = [key for key in options if options[key] != before.get(key)]
-        if other:
+        before, record = self.options(command), self.path / f"{command}.yaml"
+        other = [key for key in options if before and options[key] != before.get(key)]
+        if other and not force:
             raise OptionError(
                 f"The folder holds a run of {command} with other options", where=str(self.path),
                 got="; ".join(f"{key}={options[key]!r}" for key in other), expected="; ".join(f"{key}={before.get(key)!r}" for key in other),
                 remedy="Choose another folder, or replace the run with --force.",
             )  # fmt: skip
-        return True
+        if not before:
+            return False
+        if not force and f"{OF}{source}\n" in record.read_text(encoding="utf-8") and (self.path / output).exists():
+            return True
+        record.unlink()
+        return False
 
-    def done(self, command: str, options: dict[str, Any]) -> None:
-        """Write the options of a command whose output is written."""
+    def done(self, command: str, options: dict[str, Any], source: str = "") -> None:
+        """Write the options of a command whose output is written, and the hash of what it was run on."""
         head = f"# tospike {tospike.__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}\n"
         again = f"# Again: tospike {command} --config {command}.yaml --force\n"
         with replacing(self.path / f"{command}.yaml") as written:
-            written.write_text(head + again + yaml.safe_dump(options, sort_keys=False), encoding="utf-8")
+            written.write_text(
+                f"{head}{again}{OF}{source}\n" + yaml.safe_dump(options, sort_keys=False), encoding="utf-8"
+            )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import pickle
+import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tospike import data, zoo
-from tospike.archive import load
-from tospike.errors import DataError, OptionError, missing_extra, require_type
-from tospike.run.network import SNN
+from tospike.archive.container import digest
+from tospike.errors import DataError, OptionError, missing_extra, require, require_type
 from tospike.zoo.recipes import recipe
 
 KINDS = "a name of the zoo, torchvision:NAME, timm:NAME, module.path:callable, or a file *.onnx"
@@ -67,18 +65,28 @@ def _from_library(library: str, name: str) -> nn.Module:
     except ImportError as error:
         raise missing_extra(library, "vision", f"the network {library}:{name}") from error
     try:
-        made = module.get_model(name) if library == "torchvision" else module.create_model(name, pretrained=False)
+        made = (
+            module.create_model(name, pretrained=False)
+            if library == "timm"
+            else _untrained(module.get_model_builder(name))
+        )
     except (ValueError, RuntimeError, KeyError) as error:
         raise OptionError(f"{library} has no such network", got=repr(name), expected=f"a name of {library}",
                           remedy="See torchvision.models.list_models() or timm.list_models().") from error  # fmt: skip
     require_type("network", made, nn.Module, "an nn.Module", "Name a network.")
-    return made  # type: ignore[no-any-return]
+    return made
+
+
+def _untrained(builder: Callable[..., nn.Module]) -> nn.Module:
+    """Build a network of torchvision without asking for weights, of its backbone neither."""
+    options = [name for name in ("weights", "weights_backbone") if name in inspect.signature(builder).parameters]
+    return builder(**dict.fromkeys(options))
 
 
 def _from_callable(module: str, attribute: str) -> nn.Module:
     try:
         ann = getattr(importlib.import_module(module), attribute)()
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise OptionError(
             "The network cannot be built", got=f"{module}:{attribute}: {error}", expected="module:callable without arguments",
             remedy="Write a small function that builds it, and name that.",
@@ -111,8 +119,8 @@ def _fill(ann: nn.Module, path: Path) -> None:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        raise DataError("The weights cannot be read", where=str(path), got=str(error).splitlines()[0][:200],
+    except Exception as error:  # torch's reader raises whatever its bytes lead it to
+        raise DataError("The weights cannot be read", where=str(path), got=f"{type(error).__name__}: {error}".splitlines()[0][:200],
                         expected="*.safetensors, or a state dict that torch.save wrote", remedy=SAVING) from error  # fmt: skip
     if isinstance(found, Mapping):
         nested = [
@@ -140,10 +148,14 @@ def _fill(ann: nn.Module, path: Path) -> None:
                         remedy="Build the network as it was trained: the same classes, widths and input channels.") from error  # fmt: skip
 
 
-def snn_of(name: str) -> tuple[SNN, Path | None]:
-    """Return the SNN of a run folder or of a ``.tospike`` file, and the folder if it is one."""
-    path = Path(name)
-    return (load(path / ARCHIVE), path) if path.is_dir() else (load(path), None)
+def archive_of(name: str) -> Path:
+    """Return the ``.tospike`` file of a run folder, or the file that is named itself."""
+    return Path(name) / ARCHIVE if Path(name).is_dir() else Path(name)
+
+
+def digest_of(path: Path) -> str:
+    """Return the hash that a ``.tospike`` file states of itself; empty where there is no file."""
+    return digest(path.read_bytes()) if path.is_file() else ""
 
 
 def data_of(name: str, root: str | None = None, options: Mapping[str, Any] | None = None) -> data.Data:
@@ -161,5 +173,6 @@ def default_data(network: str) -> str | None:
 
 def example_of(network: str, shape: list[int] | None) -> Tensor:
     """Return an input of zeros, by the shape that is given, that of the zoo's data, or that of photographs."""
+    require("the example", ("shape", shape, not shape or min(shape) >= 1, "sizes >= 1, batch first", [1, 3, 224, 224]))
     known = default_data(network)
     return torch.zeros(shape or [1, *(zoo.EXAMPLES[known] if known else (3, 224, 224))])

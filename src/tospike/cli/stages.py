@@ -13,7 +13,7 @@ from torch import nn
 import tospike as ts
 from tospike import data as sets
 from tospike.cli.folder import Folder
-from tospike.cli.sources import ARCHIVE, data_of, default_data, network_of, snn_of
+from tospike.cli.sources import ARCHIVE, archive_of, data_of, default_data, digest_of, network_of
 from tospike.errors import DataError, OptionError, require
 from tospike.report import curve_table
 
@@ -60,7 +60,7 @@ def convert(
         "data_options": data_options, "weights": weights, "batch_size": batch_size, "analog": analog, "seed": seed,
     }  # fmt: skip
     folder, console = Folder(out), Console(stderr=json)
-    if folder.is_done("convert", options, force):
+    if folder.is_done("convert", options, force, ARCHIVE):
         console.print(f"{folder.path / ARCHIVE} is there already, made with these options.", highlight=False)
         return _told(ts.load(folder.path / ARCHIVE), json)
     chosen = None if method is None else ts.method(method, **(settings or {}))
@@ -114,7 +114,8 @@ class _Subject:
         self.options: dict[str, Any] = {"snn": snn} | {
             name: given[name] if given[name] is not None else made.get(name) for name in SHARED
         }
-        self.snn_name = snn
+        self.path = archive_of(snn)
+        self.hash = digest_of(self.path)
         target = out or folder
         if target is None:
             raise OptionError("There is no folder to write to", got=f"{snn}, a file", expected="a run folder, or --out",
@@ -123,7 +124,7 @@ class _Subject:
 
     def snn(self) -> ts.SNN:
         """Return the SNN."""
-        return snn_of(self.snn_name)[0]
+        return ts.load(self.path)
 
     def ann(self) -> nn.Module | None:
         """Return the network beside it, None if none is known or wanted."""
@@ -190,7 +191,7 @@ def evaluate(
         "batch_size": batch_size,
     }
     path = subject.folder.path / RESULT
-    if subject.folder.is_done("evaluate", options, force):
+    if subject.folder.is_done("evaluate", options, force, RESULT, subject.hash):
         result = ts.Result.from_json(path.read_text(encoding="utf-8"))
     else:
         batches = subject.batches(samples, batch_size)
@@ -203,7 +204,7 @@ def evaluate(
             device=device,
             save=path,
         )
-        subject.folder.done("evaluate", options)
+        subject.folder.done("evaluate", options, subject.hash)
     if json:
         print(result.to_json())
         return 0
@@ -260,7 +261,7 @@ def diagnose(
         "batch_size": batch_size,
     }
     path = subject.folder.path / DIAGNOSIS
-    if subject.folder.is_done("diagnose", options, force):
+    if subject.folder.is_done("diagnose", options, force, DIAGNOSIS, subject.hash):
         found = ts.Diagnosis.from_json(path.read_text(encoding="utf-8"))
     else:
         ann = subject.ann()
@@ -271,7 +272,7 @@ def diagnose(
             subject.snn(), ann, subject.batches(samples, batch_size), time_steps=time_steps, delay=delay
         )
         found.save(path)
-        subject.folder.done("diagnose", options)
+        subject.folder.done("diagnose", options, subject.hash)
     if json:
         print(found.to_json())
     else:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from tospike.errors import require_type
 from tospike.export.folding import Folding
+from tospike.export.limits import refuse_hooks
 from tospike.export.units import Scale, is_layer
 from tospike.graph.walk import module_of
 from tospike.run.network import SNN
@@ -83,6 +84,7 @@ def fold(snn: SNN) -> Folded:
 
     Raises:
         OptionError: It is no SNN.
+        ExportError: Modules have hooks.
 
     Example:
         >>> import tospike as ts
@@ -96,6 +98,7 @@ def fold(snn: SNN) -> Folded:
         (1.0, ['1', ''])
     """
     require_type("snn", snn, SNN, "a converted network", "Pass what ts.convert returned.")
+    refuse_hooks(snn)
     graph = copy.deepcopy(snn.graph)
     Folding(graph).run()
     graph.graph.eliminate_dead_code()

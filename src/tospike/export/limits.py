@@ -11,7 +11,7 @@ from tospike.errors import ExportError, Problem, require_type
 from tospike.files import refuse_existing
 from tospike.graph.capture import Operation
 from tospike.graph.kinds import Kind
-from tospike.graph.walk import module_of, site_nodes
+from tospike.graph.walk import hooked, module_of, site_nodes
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
 from tospike.run.plan import is_size
@@ -90,6 +90,19 @@ def refuse(what: str, problems: Collection[Problem]) -> None:
         raise ExportError(what, problems=list(problems))
 
 
+def refuse_hooks(snn: SNN) -> None:
+    """Raise if modules have hooks.
+
+    Raises:
+        ExportError: Some have; all of them are listed.
+    """
+    refuse("The SNN cannot be exported", [
+        Problem("A module has hooks, which may change what it computes", where=path, got="forward hooks", expected="none",
+                remedy="Remove them before ts.convert, or write what they do in `forward`.")
+        for path in hooked(snn.graph)
+    ])  # fmt: skip
+
+
 def checked(snn: SNN, path: str | Path, *, force: bool) -> Path:
     """Check what every export is given.
 
@@ -99,4 +112,5 @@ def checked(snn: SNN, path: str | Path, *, force: bool) -> Path:
     require_type("snn", snn, SNN, "a converted network", "Pass what ts.convert returned.")
     require_type("path", path, (str, Path), "a file name", 'Pass e.g. "net.nir".')
     refuse_existing(path, force)
+    refuse_hooks(snn)
     return Path(path)

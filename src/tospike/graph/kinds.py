@@ -248,6 +248,9 @@ def _each(pattern: str) -> str:
     return " ".join(pattern.format(d) for d in _DIMENSIONS)
 
 
+SMOOTH = "gelu silu hardswish mish elu celu selu softplus"
+TRACKED = {"leaky_relu", "prelu", *SMOOTH.split()}  # what neurons follow that can be called as a function
+
 # Functions and tensor methods by name (in-place forms included), and the modules that do the same.
 TABLE: tuple[tuple[str, str, Rule], ...] = (
     ("relu", "ReLU", _always(Kind.ACTIVATION)),
@@ -257,7 +260,7 @@ TABLE: tuple[tuple[str, str, Rule], ...] = (
     ("threshold", "Threshold", _threshold),
     ("leaky_relu", "LeakyReLU", _signed),
     ("prelu", "PReLU", _signed),
-    ("gelu silu hardswish mish elu celu selu softplus", "GELU SiLU Hardswish Mish ELU CELU SELU Softplus", _smooth),
+    (SMOOTH, "GELU SiLU Hardswish Mish ELU CELU SELU Softplus", _smooth),
     (_each("max_pool{}d"), _each("MaxPool{}d"), _pool_max),
     (_each("adaptive_max_pool{}d"), _each("AdaptiveMaxPool{}d"), _pool_max),
     (_each("conv{}d") + " " + _each("conv_transpose{}d"), _each("Conv{}d") + " " + _each("ConvTranspose{}d"), _product),

@@ -16,6 +16,18 @@ from tospike.errors import CaptureError
 from tospike.graph.batches import Inputs
 from tospike.graph.kinds import TrainableActivation
 
+HARMLESS = {
+    "__init__",
+    "__repr__",
+    "__getattr__",
+    "__setstate__",
+    "__getstate__",
+    "__deepcopy__",
+    "extra_repr",
+    "reset_parameters",
+    "train",
+    "eval",
+}
 _OURS = f"{Path(__file__).parents[1]}/"
 _TORCH = f"{Path(torch.__file__).parent}/"
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -31,8 +43,10 @@ class _Tracer(fx.Tracer):
         self.arguments = arguments
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        if isinstance(module, TrainableActivation):
+            return True
         inherits = type(module).forward.__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
-        return isinstance(module, TrainableActivation) or inherits
+        return inherits and not is_altered(module)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -40,6 +54,17 @@ class _Tracer(fx.Tracer):
         proxies = [self.create_proxy("placeholder", name, (), {}) for name in self.arguments]
         call = _bind(inspect.signature(root_fn), self.arguments)
         return (lambda *given: call(root_fn, self.root, given)), proxies
+
+
+def is_altered(module: nn.Module) -> bool:
+    """Tell whether a module computes something else than the class of torch that it is made from: one of its methods was replaced."""
+    kinds = type(module).__mro__
+    first = next(number for number, kind in enumerate(kinds) if kind.__module__.startswith("torch.nn.modules"))
+    replaced = {
+        name for kind in kinds[:first] for name, value in vars(kind).items() if inspect.isfunction(value)
+    } - HARMLESS
+    theirs = {name for kind in kinds[first:] for name, value in vars(kind).items() if inspect.isfunction(value)}
+    return bool(replaced & theirs) or "forward" in vars(module)
 
 
 def _bind(signature: inspect.Signature, names: tuple[str, ...]) -> Callable[..., Any]:

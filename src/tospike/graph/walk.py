@@ -18,6 +18,11 @@ def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def hooked(graph: fx.GraphModule) -> list[str]:
+    """Return the paths of modules with hooks, which change what they compute without a trace in the graph."""
+    return [path for path, module in graph.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+
+
 def reach(graph: fx.Graph, marked: Collection[fx.Node]) -> tuple[set[fx.Node], set[fx.Node]]:
     """Return the nodes with a marked ancestor, and the nodes with a marked descendant."""
     behind, before, marks = set[fx.Node](), set[fx.Node](), set(marked)

@@ -226,11 +226,11 @@ class Neuron(nn.Module):
     def _biased(self, x: Tensor, done: int) -> Tensor:
         return x if self.bias is None else x + self.bias[min(done, len(self.bias) - 1)].to(x.dtype)
 
-    def biased_mean(self, current: Tensor, time_steps: int) -> Tensor:
-        """Return the mean current over T steps with the mean of the biases added."""
+    def biased_mean(self, current: Tensor, time_steps: int, first: int = 0) -> Tensor:
+        """Return the mean current over T steps, the first ones left out, with the mean of the biases added."""
         if self.bias is None:
             return current
-        steps = [min(t, len(self.bias) - 1) for t in range(time_steps)]
+        steps = [min(t, len(self.bias) - 1) for t in range(first, time_steps)]
         return current + self.bias[steps].mean(0).to(current.dtype)
 
     def _shifted(self, currents: Tensor, state: State) -> State:

@@ -6,6 +6,7 @@ Colours are those of Okabe and Ito, which people with any colour vision tell apa
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -34,7 +35,12 @@ def _title(result: Result | Energy) -> str:
 
 
 def _table(rows: Iterable[Mapping[str, Any]]) -> alt.InlineData:
-    return alt.InlineData(values=[dict(row) for row in rows])
+    return alt.InlineData(values=[{key: _number(value) for key, value in row.items()} for row in rows])
+
+
+def _number(value: Any) -> Any:
+    """Leave out what is no number: a chart shows a gap."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _network(labels: Iterable[str], notes: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -73,6 +73,10 @@ def write_report(
         raise OptionError(
             "There is nothing to report on", got="no results", expected="a Result", remedy="Pass what ts.evaluate returned.",
         )  # fmt: skip
+    scores = {f"{result.task}: {result.headline} [{result.unit}]" for result in found.values()}
+    if len(scores) > 1:
+        raise OptionError("The results are of different scores, which do not belong on one axis", got=", ".join(sorted(scores)), expected="one task",
+                          remedy="Write a report for each.")  # fmt: skip
     alone = next(iter(found)) if len(found) == 1 else ""
     made = {label: snn.conversion for label, snn in _by_label(snns, SNN, "snns", alone).items()}
     looked = _by_label(diagnoses, Diagnosis, "diagnoses", alone)
@@ -115,7 +119,7 @@ def _by_label(given: T | Mapping[str, T] | None, kind: type[T], name: str, alone
     if given is None:
         return {}
     found = (
-        dict(given)
+        {str(label): value for label, value in given.items()}
         if isinstance(given, Mapping)
         else {alone or (given.method if isinstance(given, Result) else "SNN"): given}
     )

@@ -82,8 +82,6 @@ def warnings(results: Mapping[str, Result]) -> list[str]:
     """Say what results must not be compared for."""
     said = []
     several = list(results.values())
-    if len({(r.task, r.headline, r.unit) for r in several}) > 1:
-        said.append("The results are of different tasks or scores; they do not belong on one axis.")
     built = {tuple((layer.name, round(layer.multiply_adds)) for layer in r.layers) for r in several if r.layers}
     if len(built) > 1 or len({r.reference for r in several if r.reference is not None}) > 1:
         said.append(
