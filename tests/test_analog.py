@@ -8,6 +8,7 @@ import tospike as ts
 from tospike.errors import OptionError
 from tospike.parts.refiners import Refiner
 from tospike.parts.scales import Percentile
+from tospike.testing import _Residual
 
 models = pytest.importorskip("torchvision.models")
 timm = pytest.importorskip("timm")
@@ -152,3 +153,41 @@ def test_refiners_see_the_signals_of_the_run_through_analog_operations(name):
     snn = ts.convert(ann, fine, calibration=[x], analog="auto")
     assert list(compare.errors) == snn.site_names
     assert max(compare.errors.values()) < 0.03
+
+
+def test_a_site_can_be_left_analog(tmp_path):
+    ann, x = _Residual().eval(), torch.randn(64, 1, 8, 8)
+    snn = ts.convert(ann, ts.LTB(batches=3), calibration=[x], analog=["relu#2"], progress=False)
+    assert snn.site_names == ["relu"]
+    assert any(place.startswith("relu#2") for place in snn.conversion.analog)
+    with torch.no_grad():
+        wanted = ann(x)
+    all_spiking = ts.convert(ann, ts.LTB(batches=3), calibration=[x], progress=False)
+    errors = [float((made(x, time_steps=16) - wanted).norm()) for made in (snn, all_spiking)]
+    assert errors[0] < errors[1]
+    torch.testing.assert_close(snn(x, time_steps=16, steps_per_call=3), snn(x, time_steps=16, steps_per_call=16))
+    found = ts.diagnose(snn, ann, [x], time_steps=4, progress=False)
+    assert [site.site for site in found.sites] == ["relu"]
+    assert "analog=['relu']" in " ".join(found.advice())
+    ts.save(snn, tmp_path / "net.tospike")
+    assert torch.equal(ts.load(tmp_path / "net.tospike")(x, time_steps=4), snn(x, time_steps=4))
+    assert ts.check(ann, x[:1], analog=["relu", "relu#2"]).problems[0].got == "0 Sites"
+
+
+def test_a_site_left_analog_between_others_is_exact_in_the_mean():
+    ann = nn.Sequential(
+        nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
+    ).double()
+    x = torch.randn(32, 4, dtype=torch.float64)
+    snn = ts.convert(ann, ts.SNM(batches=1), calibration=[x], analog=["3"], progress=False)
+    assert snn.site_names == ["1", "5"]
+    torch.testing.assert_close(snn(x, time_steps=9, steps_per_call=2), snn(x, time_steps=9, steps_per_call=9))
+    with torch.no_grad():
+        wanted = ann(x)
+    errors = {
+        t: float((y - wanted).norm() / wanted.norm())
+        for t, y in ts.simulate(snn, x, time_steps=800, checkpoints=(8, 800))
+    }
+    assert errors[800] < 0.02 < errors[8]
+    result = ts.evaluate(snn, [(x, wanted.argmax(1))], time_steps=(4,), progress=False)
+    assert {layer.name: layer.part for layer in result.layers}["4"] == "analog"

@@ -138,6 +138,11 @@ def counterpart(ann: nn.Module, example: Inputs, sites: Sequence[Site]) -> fx.Gr
         OptionError: They are not the same network.
     """
     captured, _ = rewritten(ann, {name: value[:EXAMPLE_SAMPLES] for name, value in example.items()}, "auto")
+    ours = {site.name for site in sites}
+    if ours < {node.meta["site"].name for node in site_nodes(captured.graph)}:  # some were left analog
+        for node in site_nodes(captured.graph):
+            if node.meta["site"].name not in ours:
+                del node.meta["site"]
     theirs = [node.meta["site"] for node in site_nodes(captured.graph)]
     if [site.shape for site in theirs] != [site.shape for site in sites]:
         got, expected = (

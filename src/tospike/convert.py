@@ -61,7 +61,8 @@ def convert(
             all, and so is the SNN.
         example: One batch of inputs ``[N, ...]``; with None the first samples of the calibration data, or the one that `prepare` left.
         analog: Names of operations (``"softmax"``) or module paths that may run in analog, or ``"auto"`` for all. Such an
-            operation is exact in the running mean, costs multiply-adds at every step, and is listed in the record.
+            operation is exact in the running mean, costs multiply-adds at every step, and is listed in the record. The path of a Site
+            leaves that activation analog.
         seed: Seed of the random generators during calibration (a shuffling loader draws from them).
         progress: Show a progress bar during long calibrations.
 

@@ -144,7 +144,8 @@ class Diagnosis(Record):
         if stage in TERMS:
             site = max(self.sites, key=lambda site: _share(site.errors, TERMS[stage]))
             said.append(
-                f"The Site with most {TERMS[stage]} error is {site.site}: {100 * _share(site.errors, TERMS[stage]):.0f} % of its activation."
+                f"The Site with most {TERMS[stage]} error is {site.site}: {100 * _share(site.errors, TERMS[stage]):.0f} % of its activation. "
+                f"Left analog, by analog=['{site.site}'], it makes none."
             )
         notes = (
             ("saturated", "of its activations lie beyond what its neurons can send: its threshold is too low for them"),

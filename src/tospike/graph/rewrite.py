@@ -169,7 +169,8 @@ def support_problems(captured: Capture, analog: Analog = ()) -> list[Problem]:
 
     Args:
         captured: A rewritten network.
-        analog: Names of operations or module paths that may run in analog, or ``"auto"`` for all of them.
+        analog: Names of operations or module paths that may run in analog, or ``"auto"`` for all of them. An activation that could be a
+            neuron stays analog only where its own path is named.
     """
     names = {analog} if isinstance(analog, str) else set(analog)
     known = {text for _, operation in captured.operations() for text in (operation.verdict.name, operation.path)}
@@ -185,6 +186,10 @@ def support_problems(captured: Capture, analog: Analog = ()) -> list[Problem]:
     problems = []
     for node, operation in captured.operations():
         verdict = operation.verdict
+        if "site" in node.meta and not verdict.analog and operation.path in names:  # a Site that is to stay as it is
+            del node.meta["site"]
+            node.meta["incremental"] = True
+            continue
         reason, remedy = verdict.reason, verdict.remedy
         read_out = node not in before_weights and node not in before_site
         if (verdict.kind is Kind.NONLINEAR or verdict.analog) and node in behind_weights and not read_out:
