@@ -142,7 +142,7 @@ def energies(results: Mapping[str, Result], costs: Mapping[str, Energy]) -> list
         "Score over energy; the numbers at the points are T. Dashed: the ANN. "
         + next(iter(costs.values())).prices.source
     )
-    verdicts = [f"{label}: {cost.verdict()[0]}" for label, cost in costs.items()]
+    verdicts = [f"{label}: {' '.join(cost.verdict()[:-1])}" for label, cost in costs.items()]
     sentences = [[label, " ".join(cost.summary())] for label, cost in costs.items()]
     listings = [
         Listing("Energy for one sample", head, rows),
