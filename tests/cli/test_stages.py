@@ -105,7 +105,7 @@ def test_results_follow_the_network_that_was_converted_anew(here, capsys):
 
 def test_a_converted_network_is_exported(here, capsys):
     answer(capsys, *CONVERT)
-    assert main(["export", "runs/mine", "--weights", "--out", "net.nir", "--target", "norse"]) == 0
+    assert main(["export", "runs/mine", "--weights", "--out", "net.nir", "--target", "norse", "--no_alone"]) == 0
     shown = capsys.readouterr().out
     for words in ("range, in thresholds", "8 bits", "loss of the weights", "reset_method=reset_subtract"):
         assert words in shown

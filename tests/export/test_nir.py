@@ -18,7 +18,7 @@ READERS = sorted(PROFILES)
 @pytest.mark.parametrize("name", ["mlp", "vgg", "oblong", "residual", "resnet"])
 def test_the_reader_counts_the_same_spikes(name, target, tmp_path):
     snn, x = converted(name)
-    written = ts.export_nir(snn, tmp_path / "net.nir", target=target, encoder=name == "resnet")
+    written = ts.export_nir(snn, tmp_path / "net.nir", target=target, encoder=name == "resnet", alone=False)
     network = ts.load_nir(tmp_path / "net.nir")
     current = written.encoder(x) if written.encoder else x
     ours = {site.replace(".", "_"): s.sum(0).float() for site, s in spikes(snn, x, 8).items()}
@@ -47,7 +47,7 @@ def exact(start):
 @pytest.mark.parametrize("start", [0.0, 0.5])
 def test_a_threshold_that_is_reached_exactly_fires(target, start, tmp_path):
     snn, x = exact(start), torch.tensor([[0.25], [0.5], [1.0], [2.5], [-3.0]])
-    ts.export_nir(snn, tmp_path / "net.nir", target=target)
+    ts.export_nir(snn, tmp_path / "net.nir", target=target, alone=False)
     network = ts.load_nir(tmp_path / "net.nir")
     for t in (1, 2, 3, 4, 7):
         network(x, time_steps=t)
@@ -59,10 +59,10 @@ def test_a_threshold_that_is_reached_exactly_fires(target, start, tmp_path):
 def test_what_a_reader_alone_would_do_is_listed_and_refused_when_it_reads_alone(target, tmp_path):
     snn, _ = converted("resnet")
     with pytest.raises(ExportError) as caught:
-        ts.export_nir(snn, tmp_path / "net.nir", target=target, encoder=True, direct=True)
+        ts.export_nir(snn, tmp_path / "net.nir", target=target, encoder=True)
     assert len(caught.value.problems) == len(PROFILES[target].differences)
     assert not list(tmp_path.iterdir())
-    written = ts.export_nir(exact(0.0), tmp_path / "net.nir", target=target)
+    written = ts.export_nir(exact(0.0), tmp_path / "net.nir", target=target, alone=False)
     assert not any(d.only_start or d.only_joins for d in written.differences)
     assert all(d.mended in str(written) for d in written.differences)
 
@@ -95,7 +95,7 @@ def alone(target, path, x, steps):
 @pytest.mark.parametrize("target", ["sinabs", "snntorch", "spikingjelly"])
 def test_the_differences_are_real(target, tmp_path):
     snn, x = converted("mlp")
-    ts.export_nir(snn, tmp_path / "net.nir", target=target)
+    ts.export_nir(snn, tmp_path / "net.nir", target=target, alone=False)
     ours = {site: s.sum(0).float() for site, s in spikes(snn, x, 16).items()}
     theirs = alone(target, tmp_path / "net.nir", x, 16)
     assert any(not torch.equal(theirs[site].flatten(1), ours[site].flatten(1)) for site in ours)
@@ -104,12 +104,12 @@ def test_the_differences_are_real(target, tmp_path):
 def test_the_file_says_what_nir_cannot():
     snn, _ = converted("vgg")
     with pytest.raises(OptionError, match="Did you mean 'sinabs'"):
-        ts.export_nir(snn, "net.nir", target="sinab")
+        ts.export_nir(snn, "net.nir", target="sinab", alone=False)
 
 
 def test_the_graph_holds_thresholds_of_one_and_the_record(tmp_path):
     snn, _ = converted("vgg")
-    ts.export_nir(snn, tmp_path / "net.nir", target="spikingjelly")
+    ts.export_nir(snn, tmp_path / "net.nir", target="spikingjelly", alone=False)
     graph = nir.read(tmp_path / "net.nir")
     record = record_of(graph)
     assert (record["target"], record["reset"], record["dt"]) == ("spikingjelly", "subtract", 1.0)
@@ -126,7 +126,7 @@ def test_the_graph_holds_thresholds_of_one_and_the_record(tmp_path):
 
 @pytest.mark.parametrize("target", ["sinabs", "norse"])
 def test_average_pools_become_sums_where_a_reader_has_no_average(target, tmp_path):
-    ts.export_nir(converted("vgg")[0], tmp_path / "net.nir", target=target)
+    ts.export_nir(converted("vgg")[0], tmp_path / "net.nir", target=target, alone=False)
     kinds = [type(node).__name__ for node in nir.read(tmp_path / "net.nir").nodes.values()]
     assert "AvgPool2d" not in kinds
     assert (
@@ -137,15 +137,15 @@ def test_average_pools_become_sums_where_a_reader_has_no_average(target, tmp_pat
 def test_all_that_nir_cannot_say_is_listed_at_once(tmp_path):
     snn, _ = converted("concatenated", ts.FTBC(time_steps=4))
     with pytest.raises(ExportError) as caught:
-        ts.export_nir(snn, tmp_path / "net.nir")
+        ts.export_nir(snn, tmp_path / "net.nir", alone=False)
     said = [problem.what for problem in caught.value.problems]
     assert sum("step to step" in what for what in said) == len(snn.site_names)
     assert sum("no such node" in what for what in said) == 1  # the concatenation
     for method, expected in ((ts.SNM(), "spikes"), (ts.Parallel(time_steps=4), "waits")):
         with pytest.raises(ExportError, match=expected):
-            ts.export_nir(converted("mlp", method)[0], tmp_path / "net.nir")
+            ts.export_nir(converted("mlp", method)[0], tmp_path / "net.nir", alone=False)
     with pytest.raises(ExportError, match="maxpool2d"):
-        ts.export_nir(converted("resnet")[0], tmp_path / "net.nir")
+        ts.export_nir(converted("resnet")[0], tmp_path / "net.nir", alone=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -153,7 +153,7 @@ def test_kernels_that_nir_would_take_for_square_ones_are_refused(tmp_path):
     ann = nn.Sequential(nn.Conv2d(1, 2, (2, 3)), nn.ReLU(), nn.Flatten(), nn.Linear(84, 2))
     snn = ts.convert(ann, ts.LTB(batches=2), calibration=[torch.randn(4, 1, 8, 8)], progress=False)
     with pytest.raises(ExportError, match=r"even number, not \(2, 3\)"):
-        ts.export_nir(snn, tmp_path / "net.nir")
+        ts.export_nir(snn, tmp_path / "net.nir", alone=False)
 
 
 def test_files_of_others_are_refused(tmp_path):
@@ -167,13 +167,13 @@ def test_files_of_others_are_refused(tmp_path):
 @pytest.mark.parametrize("missing", ["nir", "snntorch"])
 def test_a_missing_package_is_named(missing, tmp_path, monkeypatch):
     snn, _ = converted("mlp")
-    ts.export_nir(snn, tmp_path / "net.nir", target="snntorch")
+    ts.export_nir(snn, tmp_path / "net.nir", target="snntorch", alone=False)
     monkeypatch.setitem(__import__("sys").modules, missing, None)
     with pytest.raises(MissingExtraError, match=missing):
         ts.load_nir(tmp_path / "net.nir")
 
 
 def test_files_for_sinabs_hold_nothing_that_nir_1_0_4_cannot_read(tmp_path):
-    ts.export_nir(converted("mlp")[0], tmp_path / "net.nir", target="sinabs")
+    ts.export_nir(converted("mlp")[0], tmp_path / "net.nir", target="sinabs", alone=False)
     with h5py.File(tmp_path / "net.nir") as file:
         assert not any("v_reset" in node for node in file["node"]["nodes"].values())

@@ -21,6 +21,7 @@ def export(
     bits: int = 8,
     target: Literal["sinabs", "snntorch", "norse", "spikingjelly"] = "sinabs",
     encoder: bool = False,
+    alone: bool = True,
     force: bool = False,
 ) -> int:
     """Write an SNN for other software, or print its weights with spikes of 0 and 1.
@@ -34,6 +35,7 @@ def export(
         bits: Of integer weights and thresholds.
         target: Reader of a NIR file.
         encoder: Begin a NIR file with the currents of the first neurons.
+        alone: The reader of a NIR file may read it by itself: refuse what it would do in another way; --no_alone for files that ts.load_nir reads.
         force: Replace an existing file.
     """
     suffix = Path(out).suffix if out else ""
@@ -46,7 +48,7 @@ def export(
     if out is None:
         return 0
     if suffix == ".nir":
-        said = str(ts.export_nir(found, out, target=target, encoder=encoder, force=force))
+        said = str(ts.export_nir(found, out, target=target, encoder=encoder, alone=alone, force=force))
     else:
         write = ts.export_program if suffix == ".pt2" else ts.export_onnx
         signature = write(found, out, force=force)

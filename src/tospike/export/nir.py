@@ -55,7 +55,7 @@ def export_nir(
     *,
     target: str = "sinabs",
     encoder: bool = False,
-    direct: bool = False,
+    alone: bool = True,
     force: bool = False,
 ) -> NIRExport:
     """Write the SNN as a NIR graph that a reader runs with the same spikes at the same steps.
@@ -71,12 +71,13 @@ def export_nir(
         target: Who will read it: ``"sinabs"``, ``"snntorch"``, ``"norse"`` or ``"spikingjelly"``.
         encoder: The file begins with the currents of the first neurons, which are constant in time. What computes
             them from the network's input is returned as a PyTorch module, and may be more than NIR can say, as a max-pool.
-        direct: The reader will read it without `load_nir`: refuse all that it would do in another way.
+        alone: The reader may read the file by itself: refuse all that it would do in another way, which for a neuron that subtracts and
+            starts at θ/2 is always something. False writes a file for `load_nir`, which mends these things.
         force: Replace an existing file.
 
     Raises:
         MissingExtraError: ``nir`` is not installed.
-        ExportError: What NIR or the reader cannot say, all of it listed.
+        ExportError: What NIR or the reader cannot say, or would do in another way, all of it listed.
         OptionError: The reader is unknown, or the file exists already.
 
     Source: Pedersen et al., "Neuromorphic intermediate representation", Nature Communications 2024. Differs from the paper in: reset and start.
@@ -87,7 +88,7 @@ def export_nir(
         >>> ann = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
         >>> snn = ts.convert(ann, ts.LTB(batches=10), calibration=[torch.randn(64, 2)])
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     written = ts.export_nir(snn, f"{folder}/net.nir", target="sinabs")
+        ...     written = ts.export_nir(snn, f"{folder}/net.nir", target="sinabs", alone=False)
         >>> written.nodes, [difference.mended for difference in written.differences]
         (5, ['spike_fn=SingleSpike', 'min_v_mem=None', 'the potential before the first step'])
     """
@@ -104,9 +105,12 @@ def export_nir(
     begin = _boundary(folded, problems) if encoder else None
     lowered = Lowering(folded, profile, nir, begin)
     problems += lowered.problems
-    if direct:
+    if alone:
         problems += [
-            Problem(f"{target} {d.what}", got=d.ours, expected="what the SNN does", remedy=f"Load the file by ts.load_nir, which sets {d.mended}.")
+            Problem(
+                f"{target} {d.what}", got=d.ours, expected="what the SNN does",
+                remedy=f"Pass alone=False and load the file by ts.load_nir, which sets {d.mended}.",
+            )
             for d in differences
         ]  # fmt: skip
     refuse(f"The SNN cannot be written for {target}", problems)
