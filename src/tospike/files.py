@@ -22,6 +22,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The folder of the file is made. A block that fails, or is interrupted, leaves the old file as it was.
 
+    Raises:
+        OptionError: The folder cannot be written to.
+
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with replacing(Path(folder, "result.txt")) as path:
@@ -30,8 +33,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         'done'
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=target.parent)
+    except OSError as error:
+        raise OptionError("The output cannot be written", where=str(target), got=f"{type(error).__name__}: {error.strerror}",
+                          expected="a folder that may be written to", remedy="Choose another folder, or change its rights.") from error  # fmt: skip
+    with beside as folder:
         written = Path(folder, target.name)
         yield written
         os.replace(written, target)
