@@ -42,7 +42,8 @@ def write(folder, *names):
 
 
 def test_the_names_of_the_field_are_known():
-    assert set(data.available()) == {"digits", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"}
+    classified = {"digits", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"}
+    assert set(data.available()) == classified | {"fashion-scenes", "fashion-detection"}
 
 
 def test_an_incomplete_layout_is_not_found(toy):

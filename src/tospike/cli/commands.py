@@ -235,7 +235,7 @@ def _train(entry: Recipe, found: data.Data, folder: Path | None, resume: bool = 
     kept: FitOptions = {"channels_last": True}
     if folder is not None:
         kept |= {"checkpoint": folder / f"{entry.name}.pt", "metrics": folder / f"{entry.name}.jsonl", "resume": resume}
-    history = ts.fit(ann, *loaders, **kept, **entry.training())
+    history = ts.fit(ann, *loaders, task=found.task, **kept, **entry.training())
     return ann, history
 
 

@@ -9,6 +9,9 @@ from tospike.data.folders import Preparation as Preparation
 from tospike.data.folders import read_imagenet as read_imagenet
 from tospike.data.folders import read_images as read_images
 from tospike.data.memory import MemoryImages as MemoryImages
+from tospike.data.scenes import compose as compose
+from tospike.data.scenes import read_detection_scenes as read_detection_scenes
+from tospike.data.scenes import read_scenes as read_scenes
 from tospike.data.sources import available as available
 from tospike.data.sources import find as find
 from tospike.data.sources import is_available as is_available

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from tospike.data.memory import Batch
 from tospike.errors import DataError, OptionError
+from tospike.tasks import Classification, Task
 
 
 def collate(samples: Sequence[Any]) -> Any:
@@ -35,6 +36,7 @@ class Data:
         classes: Names of the classes, by index; empty when the samples carry no label.
         shape: Shape of one image, ``(C, H, W)``.
         plain: The training samples as the test samples are treated, for calibration; `train` itself when None.
+        task: What its samples ask for.
 
     Raises:
         DataError: A part holds no sample.
@@ -46,6 +48,7 @@ class Data:
     classes: tuple[str, ...]
     shape: tuple[int, ...]
     plain: Dataset[Any] | None = None
+    task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
         """Refuse empty parts, which every later stage would trip over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +13,11 @@ from tospike.errors import OptionError
 
 
 class Task(ABC):
-    """How the output of a network is read and scored.
+    """What goes into a network, and how its output is read and scored.
+
+    A batch takes this way: ``feed`` makes what the network takes of what the loader yields; the network, or its SNN, makes an output of
+    that, averaged over time; ``prediction`` does once what no neuron does (decoding of boxes, say); metrics compare that with the target.
+    A task of your own defines `headline`, `metrics` and `loss`, and of the rest what differs.
 
     Attributes:
         headline: Name of the metric that stands on a curve.
@@ -23,6 +28,20 @@ class Task(ABC):
     headline: str
     higher_is_better: bool = True
     unit: str = ""
+
+    def feed(self, batch: Any) -> tuple[Any, Any]:
+        """Return a batch as networks take it, inputs first and then the target, and what only `prediction` needs; by default all as it is."""
+        return batch, None
+
+    def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """Return a loader of fed batches, for what knows no task: calibration, simulation.
+
+        Example:
+            >>> from tospike.tasks import Regression
+            >>> list(Regression().batches([(1, 2)]))
+            [(1, 2)]
+        """
+        return _Fed(self, loader)
 
     @abstractmethod
     def metrics(self, prediction: Any) -> MetricCollection:
@@ -36,8 +55,13 @@ class Task(ABC):
     def loss(self, output: Any, target: Any) -> Tensor:
         """Return the scalar training loss of one batch."""
 
-    def prediction(self, output: Any) -> Any:
-        """Turn the network's time-averaged output into what the metrics take; the first tensor of several by default."""
+    def prediction(self, output: Any, context: Any = None) -> Any:
+        """Turn the network's time-averaged output into what the metrics take; the first tensor of several by default.
+
+        Args:
+            output: What the network returns.
+            context: What `feed` returned beside the batch.
+        """
         if isinstance(output, dict):
             return next(iter(output.values()))
         return output[0] if isinstance(output, (tuple, list)) else output
@@ -56,3 +80,14 @@ class Task(ABC):
     def check_target(self, prediction: Any, target: Any) -> None:
         """Raise `DataError` when prediction and target cannot belong together; called on the first batch."""
         return
+
+
+class _Fed:
+    """A loader seen through a task; every pass starts the loader again."""
+
+    def __init__(self, task: Task, loader: Iterable[Any]) -> None:
+        self.task, self.loader = task, loader
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            yield self.task.feed(batch)[0]
