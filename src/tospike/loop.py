@@ -180,7 +180,7 @@ class Run:
                 group["lr"] = self.settings.rate(epoch + (first + last + 1) / 2 / self.batches)
             output, target, context, size = self._forward(batch)
             metrics = self._update(metrics, output, target, context)
-            loss = self.task.loss(output, target)
+            loss = self.task.loss(output, target, context)
             for penalty in (module.penalty() for module in self.penalised):
                 loss = loss if penalty is None else loss + penalty
             if not math.isfinite(value := loss.item()):

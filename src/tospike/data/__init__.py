@@ -3,6 +3,7 @@
 from tospike.data.base import Data as Data
 from tospike.data.cifar import read_cifar10 as read_cifar10
 from tospike.data.cifar import read_cifar100 as read_cifar100
+from tospike.data.clips import read_clips as read_clips
 from tospike.data.digits import read_digits as read_digits
 from tospike.data.fashion_mnist import read_fashion_mnist as read_fashion_mnist
 from tospike.data.folders import Preparation as Preparation

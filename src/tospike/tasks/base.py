@@ -52,8 +52,8 @@ class Task(ABC):
         return {name: float(value) for name, value in metrics.compute().items()}
 
     @abstractmethod
-    def loss(self, output: Any, target: Any) -> Tensor:
-        """Return the scalar training loss of one batch."""
+    def loss(self, output: Any, target: Any, context: Any = None) -> Tensor:
+        """Return the scalar training loss of one batch; arguments as for `prediction`, and the target."""
 
     def prediction(self, output: Any, context: Any = None) -> Any:
         """Turn the network's time-averaged output into what the metrics take; the first tensor of several by default.

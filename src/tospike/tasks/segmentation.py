@@ -59,7 +59,7 @@ class Segmentation(Task):
         """Read both in percent."""
         return {name: 100.0 * value for name, value in super().scores(metrics).items()}
 
-    def loss(self, output: Any, target: Tensor) -> Tensor:
+    def loss(self, output: Any, target: Any, context: Any = None) -> Tensor:
         """Return the cross-entropy of the first map, plus that of the further ones by their weight."""
         maps = (
             list(output.values())

@@ -238,6 +238,7 @@ _ALL = (
     _fashion("qcfs-l8-scratch", "qcfs", 50, levels=8, initial=4.0),
     _composed("fashion-scenes", "fcn", 40),
     _composed("fashion-scenes", "deeplab", 40),
+    _composed("fashion-clips", "clip_net", 20),
     _digits("relu", "relu"),
     _digits("qcfs-l4", "qcfs", levels=4),
 )  # fmt: skip

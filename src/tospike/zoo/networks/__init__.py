@@ -12,12 +12,14 @@ from typing import Any
 from torch import nn
 
 from tospike.errors import refuse_unknown
+from tospike.zoo.networks.boxes import fcos
 from tospike.zoo.networks.clips import clip_net
 from tospike.zoo.networks.dense import deeplab, fcn
 from tospike.zoo.networks.images import digits_net, resnet18, resnet20, resnet34, vgg16
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder for builder in (resnet20, resnet18, resnet34, vgg16, digits_net, fcn, deeplab, clip_net)
+    builder.__name__: builder
+    for builder in (resnet20, resnet18, resnet34, vgg16, digits_net, fcn, deeplab, fcos, clip_net)
 }
 
 
