@@ -18,3 +18,4 @@ from tospike.data.transforms import AutoAugment as AutoAugment
 from tospike.data.transforms import Cutout as Cutout
 from tospike.data.transforms import RandomFlip as RandomFlip
 from tospike.data.transforms import RandomShift as RandomShift
+from tospike.data.voc import read_voc as read_voc
