@@ -3,6 +3,8 @@
 from tospike.data.base import Data as Data
 from tospike.data.cifar import read_cifar10 as read_cifar10
 from tospike.data.cifar import read_cifar100 as read_cifar100
+from tospike.data.coco import read_coco_boxes as read_coco_boxes
+from tospike.data.coco import read_coco_masks as read_coco_masks
 from tospike.data.digits import read_digits as read_digits
 from tospike.data.fashion_mnist import read_fashion_mnist as read_fashion_mnist
 from tospike.data.folders import Preparation as Preparation
