@@ -10,6 +10,7 @@ from tospike.data.fashion_mnist import read_fashion_mnist as read_fashion_mnist
 from tospike.data.folders import Preparation as Preparation
 from tospike.data.folders import read_imagenet as read_imagenet
 from tospike.data.folders import read_images as read_images
+from tospike.data.kinetics import read_kinetics as read_kinetics
 from tospike.data.memory import MemoryImages as MemoryImages
 from tospike.data.sources import available as available
 from tospike.data.sources import find as find
