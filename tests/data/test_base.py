@@ -82,6 +82,12 @@ def test_collate_passes_whole_batches_and_stacks_samples():
     assert collate([torch.zeros(3), torch.ones(3)]).tolist() == [[0, 0, 0], [1, 1, 1]]
 
 
+def test_every_loader_makes_batches_as_the_set_says():
+    found = data(collate=len)
+    for loader in (*found.loaders(16), found.held_out(10).loaders(16)[0], found.calibration(16)):
+        assert next(iter(loader)) == 16
+
+
 def test_an_empty_part_is_refused():
     part, empty = TensorDataset(torch.zeros(1, 1)), TensorDataset(torch.zeros(0, 1))
     with pytest.raises(DataError, match="The test part of own holds no sample"):

@@ -42,8 +42,11 @@ def write(folder, *names):
 
 
 def test_the_names_of_the_field_are_known():
-    classified = {"digits", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder"}
-    assert set(data.available()) == classified | {"fashion-scenes", "fashion-detection"}
+    assert set(data.available()) == {
+        "digits", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder",
+        "voc-segmentation", "coco-detection", "coco-segmentation", "kinetics",
+        "fashion-scenes", "fashion-detection", "fashion-clips",
+    }  # fmt: skip
 
 
 def test_an_incomplete_layout_is_not_found(toy):
@@ -91,6 +94,10 @@ def test_missing_files_say_what_where_and_how(toy):
         ("cifar10", ["data_batch_5", "test_batch.bin", "cifar-10-batches-py", "cs.toronto.edu"]),
         ("cifar100", ["fine_label_names.txt", "cifar-100-binary", "cs.toronto.edu"]),
         ("imagenet", ["val/n*/*.JPEG", "image-net.org"]),
+        ("voc-segmentation", ["SegmentationClass/*.png", "VOCdevkit/VOC2012", "host.robots.ox.ac.uk"]),
+        ("coco-detection", ["annotations/instances_val2017.json", "train2017/*.jpg", "cocodataset.org"]),
+        ("coco-segmentation", ["annotations/instances_train2017.json", "val2017/*.jpg", "cocodataset.org"]),
+        ("kinetics", ["train/*/*.mp4", "val/*/*.webm", "cvdfoundation"]),
         ("folder", ["train/*/*", "*.png", "train/<class>/*"]),
     ],
 )

@@ -235,7 +235,8 @@ def _train(entry: Recipe, found: data.Data, folder: Path | None, resume: bool = 
     kept: FitOptions = {"channels_last": len(found.shape) == 3}  # images, no clips
     if folder is not None:
         kept |= {"checkpoint": folder / f"{entry.name}.pt", "metrics": folder / f"{entry.name}.jsonl", "resume": resume}
-    history = ts.fit(ann, *loaders, task=found.task, **kept, **entry.training())
+    task, trained = found.task.bind(ann)
+    history = ts.fit(trained, *loaders, task=task, **kept, **entry.training())
     return ann, history
 
 

@@ -4,11 +4,14 @@ from tospike.data.base import Data as Data
 from tospike.data.cifar import read_cifar10 as read_cifar10
 from tospike.data.cifar import read_cifar100 as read_cifar100
 from tospike.data.clips import read_clips as read_clips
+from tospike.data.coco import read_coco_boxes as read_coco_boxes
+from tospike.data.coco import read_coco_masks as read_coco_masks
 from tospike.data.digits import read_digits as read_digits
 from tospike.data.fashion_mnist import read_fashion_mnist as read_fashion_mnist
 from tospike.data.folders import Preparation as Preparation
 from tospike.data.folders import read_imagenet as read_imagenet
 from tospike.data.folders import read_images as read_images
+from tospike.data.kinetics import read_kinetics as read_kinetics
 from tospike.data.memory import MemoryImages as MemoryImages
 from tospike.data.scenes import compose as compose
 from tospike.data.scenes import read_detection_scenes as read_detection_scenes
@@ -22,3 +25,4 @@ from tospike.data.transforms import AutoAugment as AutoAugment
 from tospike.data.transforms import Cutout as Cutout
 from tospike.data.transforms import RandomFlip as RandomFlip
 from tospike.data.transforms import RandomShift as RandomShift
+from tospike.data.voc import read_voc as read_voc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,11 +31,16 @@ class Data:
 
     Attributes:
         name: Name of the set.
-        train: Training samples, augmented where the set was loaded so: ``(image [C, H, W], class)``, or an image alone.
+        train: Training samples, augmented where the set was loaded so: ``(image [C, H, W], class)``, an image alone,
+            ``(image, mask [H, W])``, ``(image, {"boxes": [K, 4], "labels": [K], ...})``, or
+            ``(clip [C, F, H, W], class, video)``.
         test: Test samples, never augmented.
         classes: Names of the classes, by index; empty when the samples carry no label.
-        shape: Shape of one image, ``(C, H, W)``.
+        shape: Shape of one input, ``(C, H, W)`` or, for clips, ``(C, F, H, W)``; -1 where it differs between samples.
         plain: The training samples as the test samples are treated, for calibration; `train` itself when None.
+        mean: Mean of each channel that was subtracted, on the scale of [0, 1]; empty where images are not normalised.
+        std: Standard deviation of each channel that was divided by; empty where images are not normalised.
+        collate: Makes a batch of a list of samples.
         task: What its samples ask for.
 
     Raises:
@@ -48,6 +53,9 @@ class Data:
     classes: tuple[str, ...]
     shape: tuple[int, ...]
     plain: Dataset[Any] | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    collate: Callable[[Sequence[Any]], Any] = collate
     task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
@@ -76,8 +84,9 @@ class Data:
             OptionError: A size is below 1 or `workers` below 0.
         """
         shuffling = torch.Generator().manual_seed(seed)
-        train = _loader(self.train, batch_size, workers, shuffle=True, generator=shuffling)
-        return train, _loader(self.test, batch_size if test_batch_size is None else test_batch_size, workers)
+        test_size = batch_size if test_batch_size is None else test_batch_size
+        train = _loader(self.train, batch_size, workers, collate_fn=self.collate, shuffle=True, generator=shuffling)
+        return train, _loader(self.test, test_size, workers, collate_fn=self.collate)
 
     def held_out(self, count: int, *, seed: int = 0) -> Data:
         """Return the set with `count` training samples, drawn by `seed`, in place of its test samples: for choosing settings.
@@ -113,10 +122,10 @@ class Data:
         plain = self.train if self.plain is None else self.plain
         count = len(plain)  # type: ignore[arg-type]
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-        return _loader(plain, batch_size, workers, sampler=order)
+        return _loader(plain, batch_size, workers, collate_fn=self.collate, sampler=order)
 
 
-def _loader(samples: Dataset[Any], batch_size: int, workers: int, **order: Any) -> DataLoader[Any]:
+def _loader(samples: Dataset[Any], batch_size: int, workers: int, **settings: Any) -> DataLoader[Any]:
     for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
         if value < least:
             raise OptionError(
@@ -124,6 +133,6 @@ def _loader(samples: Dataset[Any], batch_size: int, workers: int, **order: Any) 
                 remedy=f"Pass {name}={max(least, 64 if least else 0)}.",
             )  # fmt: skip
     return DataLoader(
-        samples, batch_size, num_workers=workers, collate_fn=collate, pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0, **order,
+        samples, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0, **settings,
     )  # fmt: skip

@@ -109,7 +109,7 @@ def _read(published: Published, folder: Path, augment: bool, auto_augment: bool,
     after = (Cutout(cutout),) if augment and cutout else ()
     augmented = MemoryImages(*train, *statistics, before=before, after=after)
     plain, held_out = (MemoryImages(*part, *statistics) for part in (train, test))
-    return Data(published.name, augmented, held_out, classes, (3, 32, 32), plain)
+    return Data(published.name, augmented, held_out, classes, (3, 32, 32), plain, *statistics)
 
 
 def _class_names(published: Published, folder: Path, pickled: bool) -> tuple[str, ...]:

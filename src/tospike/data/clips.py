@@ -175,4 +175,14 @@ def read_clips(
     plain = FashionClips(*parts[0], clip_frames, 1)
     train = FashionClips(*parts[0], clip_frames) if augment else plain
     test = FashionClips(*parts[1], clip_frames, clips_per_video)
-    return Data("fashion-clips", train, test, MOTIONS, (1, clip_frames, size, size), plain, Video(top=(1, 2)))
+    return Data(
+        "fashion-clips",
+        train,
+        test,
+        MOTIONS,
+        (1, clip_frames, size, size),
+        plain,
+        (MEAN,),
+        (STD,),
+        task=Video(top=(1, 2)),
+    )

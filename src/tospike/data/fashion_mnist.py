@@ -48,7 +48,7 @@ def read_fashion_mnist(folder: Path, *, augment: bool = True, cutout: int = 0) -
     after = (Cutout(cutout),) if augment and cutout else ()
     plain = MemoryImages(*train, MEAN, STD)
     augmented = MemoryImages(*train, MEAN, STD, before=before, after=after)
-    return Data("fashion-mnist", augmented, MemoryImages(*test, MEAN, STD), CLASSES, (1, 28, 28), plain)
+    return Data("fashion-mnist", augmented, MemoryImages(*test, MEAN, STD), CLASSES, (1, 28, 28), plain, MEAN, STD)
 
 
 def _part(folder: Path, images_file: str, labels_file: str) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,7 @@ def read_images(
     files = tuple(sorted(path for path in folder.iterdir() if path.suffix in EXTENSIONS))
     plain = LooseImages(files, preparation.plain())
     train = LooseImages(files, preparation.augmented()) if augment else plain
-    return Data("folder", train, plain, (), (3, size, size), plain)
+    return Data("folder", train, plain, (), (3, size, size), plain, tuple(mean), tuple(std))
 
 
 def _classes(name: str, train: Path, test: Path, preparation: Preparation, augment: bool) -> Data:
@@ -197,17 +197,29 @@ def _classes(name: str, train: Path, test: Path, preparation: Preparation, augme
             "A class of images is empty", where=str(train.parent), got=str(error), expected="an image in every class",
             remedy="Remove the folder, or put images into it.",
         ) from error  # fmt: skip
-    if plain.classes != held_out.classes:
-        odd = sorted(set(plain.classes) ^ set(held_out.classes))
+    require_same_classes(train, plain.classes, test, held_out.classes)
+    augmented = images(train, preparation.augmented(), loader=open_image) if augment else plain
+    return Data(
+        name, augmented, held_out, tuple(plain.classes), (3, preparation.size, preparation.size), plain,
+        tuple(preparation.mean), tuple(preparation.std),
+    )  # fmt: skip
+
+
+def require_same_classes(train: Path, of_train: Sequence[str], test: Path, of_test: Sequence[str]) -> None:
+    """Raise unless both parts of a set have the same classes.
+
+    Raises:
+        DataError: A class is missing in one of them.
+    """
+    odd = sorted(set(of_train) ^ set(of_test))
+    if odd:
         raise DataError(
             "The training and the test part differ in their classes",
             where=f"{train} and {test}",
             got=f"only in one of them: {', '.join(odd[:8])}{' …' if len(odd) > 8 else ''}",
             expected="the same folders in both",
-            remedy="Sort the images of both parts into one folder per class, named alike.",
+            remedy="Sort the samples of both parts into one folder per class, named alike.",
         )
-    augmented = images(train, preparation.augmented(), loader=open_image) if augment else plain
-    return Data(name, augmented, held_out, tuple(plain.classes), (3, preparation.size, preparation.size), plain)
 
 
 def open_image(path: str | Path) -> Any:

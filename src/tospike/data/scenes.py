@@ -18,9 +18,10 @@ from tospike.data.base import Data
 from tospike.data.fashion_mnist import CLASSES, FILES, read_fashion_mnist
 from tospike.data.memory import MemoryImages
 from tospike.data.sources import source
+from tospike.data.targets import collate_lists
 from tospike.errors import is_count, require
 from tospike.progress import track
-from tospike.tasks import Segmentation
+from tospike.tasks import Detection, Segmentation
 
 MEAN, STD = (0.37, 0.37, 0.37), (0.14, 0.14, 0.14)
 LAYOUTS = (tuple(f"{file}.gz" for file in FILES), FILES)
@@ -223,7 +224,9 @@ def read_scenes(
         )
     )
     plain = SegmentedScenes(train.images, train.masks)
-    return Data("fashion-scenes", train, test, ("background", *CLASSES), (3, size, size), plain, Segmentation())
+    return Data(
+        "fashion-scenes", train, test, ("background", *CLASSES), (3, size, size), plain, MEAN, STD, task=Segmentation()
+    )
 
 
 @source("fashion-detection", layouts=LAYOUTS, folders=FOLDERS, origin=ORIGIN)
@@ -246,4 +249,5 @@ def read_detection_scenes(
             _compose_all(folder, (train_count, test_count), size, most, seed), (augment, False), strict=True
         )
     )
-    return Data("fashion-detection", train, test, ("background", *CLASSES), (3, size, size), BoxedScenes(train.scenes))
+    return Data("fashion-detection", train, test, ("background", *CLASSES), (3, size, size), BoxedScenes(train.scenes),
+                collate=collate_lists, task=Detection())  # fmt: skip

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tospike.errors import OptionError
@@ -28,6 +28,10 @@ class Task(ABC):
     headline: str
     higher_is_better: bool = True
     unit: str = ""
+
+    def bind(self, network: nn.Module) -> tuple[Task, nn.Module]:
+        """Return the task for a network, and what of the network is simulated; by default the task itself, and all of it."""
+        return self, network
 
     def feed(self, batch: Any) -> tuple[Any, Any]:
         """Return a batch as networks take it, inputs first and then the target, and what only `prediction` needs; by default all as it is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -78,7 +78,8 @@ class Detection(Task):
     pixels of these images; K may be 0. Networks that only calibrate need no targets.
 
     Attributes:
-        detector: An FCOS, RetinaNet or SSD of torchvision, or a detector with the same parts; it is not changed.
+        detector: An FCOS, RetinaNet or SSD of torchvision, or a detector with the same parts; it is not changed. None only where a data set
+            says what its samples ask for: `bind` puts the detector in.
         headline: ``"map"``, in percent.
 
     Raises:
@@ -96,13 +97,15 @@ class Detection(Task):
         >>> result = ts.evaluate(snn, loader, task=task, reference=task.network)  # doctest: +SKIP
     """
 
-    detector: nn.Module
-    network: nn.Module = field(init=False, compare=False)
+    detector: nn.Module | None = None
+    network: nn.Module = field(init=False, compare=False, repr=False)
     headline = "map"
     unit = "%"
 
     def __post_init__(self) -> None:
         """Check the detector and take out what is simulated."""
+        if self.detector is None:
+            return
         require_type("detector", self.detector, nn.Module, "a detector", "Pass e.g. fcos_resnet50_fpn().")
         missing = [part for part in PARTS if not isinstance(getattr(self.detector, part, None), nn.Module)]
         if missing:
@@ -114,13 +117,19 @@ class Detection(Task):
             )  # fmt: skip
         object.__setattr__(self, "network", DenseDetector(self.detector))
 
+    def bind(self, network: nn.Module) -> tuple[Task, nn.Module]:
+        """Return the task for a detector, and its backbone and head as one network."""
+        bound = replace(self, detector=network)
+        return bound, bound.network
+
     def feed(self, batch: Any) -> tuple[Any, Shown]:
         """Resize, normalise and pad the images of a batch as the detector does."""
-        images, targets = (
-            batch
-            if isinstance(batch, (tuple, list)) and len(batch) == 2 and not isinstance(batch[1], Tensor)
-            else (batch, None)
-        )
+        detector: Any = self.detector
+        if detector is None:
+            raise OptionError("Detection needs its detector", got="Detection()", expected="Detection(detector)",
+                              remedy="Pass the detector that was converted.")  # fmt: skip
+        pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and not isinstance(batch[1], Tensor)
+        images, targets = batch if pair else (batch, None)
         images = list(images)
         problems = [*_image_problems(images), *_target_problems(images, targets)]
         if problems:
@@ -129,22 +138,21 @@ class Detection(Task):
                 problems=problems,
                 remedy="Let the loader yield (images, targets), two lists.",
             )
-        mode = self.detector.transform.training  # type: ignore[union-attr]
-        transform: Any = self.detector.transform
+        transform = detector.transform
+        mode = transform.training
         transform.training = self.network.training  # a detector may draw the size of training images
         try:
             shown, resized = transform(images, targets)
         finally:
             transform.training = mode
         originals = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in images)
-        return ((shown.tensors,) if targets is None else (shown.tensors, list(targets))), Shown(
-            shown, originals, resized
-        )
+        fed = (shown.tensors,) if targets is None else (shown.tensors, list(targets))
+        return fed, Shown(shown, originals, resized)
 
     def metrics(self, prediction: Any) -> MetricCollection:
         """Return COCO's metrics for a list of ``{"boxes", "scores", "labels"}``."""
         try:
-            import pycocotools  # type: ignore[import-untyped]  # noqa: F401
+            import pycocotools  # noqa: F401
         except ImportError as error:
             raise missing_extra("pycocotools", "detection", "COCO's mean average precision") from error
         return MetricCollection({"map": MeanAveragePrecision(backend="pycocotools")}, compute_groups=False)
