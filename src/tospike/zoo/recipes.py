@@ -241,7 +241,7 @@ _ALL = (
     _composed("fashion-scenes", "fcn", 40),
     _composed("fashion-scenes", "deeplab", 40),
     _composed("fashion-detection", "fcos", 24, batch_size=32, lr=0.02, weight_decay=1e-4),
-    _composed("fashion-clips", "clip_net", 20),
+    _composed("fashion-clips", "clip_net", 20, lr=0.03),
     _digits("relu", "relu"),
     _digits("qcfs-l4", "qcfs", levels=4),
 )  # fmt: skip
