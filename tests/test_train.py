@@ -588,6 +588,24 @@ def test_a_diverging_run_stops_and_says_what_is_kept(tmp_path):
     assert len(json.loads(torch.load(path, weights_only=True)["history"])["records"]) == 2
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_infinite_running_statistics_are_refused():
+    ann = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+    ann[1].running_var.fill_(torch.inf)
+    with pytest.raises(TrainingError, match=r"Running statistics(?s:.*)epoch 1: 1\.running_var"):
+        quiet(ann, shuffled(), epochs=1)
+
+
+def test_a_task_may_leave_training_batches_unscored():
+    class Unscored(Classification):
+        scores_training = False
+
+    history = quiet(nn.Linear(6, CLASSES), shuffled(), shuffled(), epochs=1, task=Unscored())
+    assert history.last.train_score is None
+    assert History.from_json(history.to_json()) == history
+    assert history.last.test_scores["top1"] > 0
+
+
 def test_a_threshold_at_its_bound_is_named():
     ann = nn.Sequential(nn.Linear(6, 8), Clip(0.5, decay=50.0), nn.Linear(8, CLASSES))
     with pytest.raises(TrainingError, match=r"collapsed(?s:.*)where: 1\n"):

@@ -19,7 +19,7 @@ class EpochRecord:
     Attributes:
         epoch: Number of the epoch, from 1.
         train_loss: Mean loss over the samples, each taken when it was trained on.
-        train_score: Headline score of the task over the same outputs, in the task's unit.
+        train_score: Headline score of the task over the same outputs, in the task's unit; None where that would take longer than training.
         test_scores: Scores on the test set after the epoch; empty without a test loader.
         validation_scores: Likewise on the validation set.
         lr: Learning rate of the last batch.
@@ -28,7 +28,7 @@ class EpochRecord:
 
     epoch: int
     train_loss: float
-    train_score: float
+    train_score: float | None
     test_scores: dict[str, float]
     lr: float
     seconds: float
@@ -112,4 +112,5 @@ class Metrics:
             for part, scores in (("test", record.test_scores), ("validation", record.validation_scores)):
                 values |= {f"{name}/{part}": value for name, value in scores.items()}
             for name, value in values.items():
-                self.events.add_scalar(name, value, record.epoch)
+                if value is not None:
+                    self.events.add_scalar(name, value, record.epoch)

@@ -114,7 +114,9 @@ class Run:
         scores = self._test(self.test_loader, "test")
         validation = self._test(self.validation_loader, "validation")
         headline = self.task.headline
-        show(score=f"{'test' if scores else 'train'} {headline} {scores.get(headline, score):.4g} {self.task.unit}")
+        shown = scores.get(headline, score)
+        if shown is not None:
+            show(score=f"{'test' if scores else 'train'} {headline} {shown:.4g} {self.task.unit}")
         lr = self.optimizer.param_groups[0]["lr"]
         record = EpochRecord(epoch + 1, loss, score, scores, lr, time.perf_counter() - begin, validation)
         best = self._is_best(record)
@@ -148,6 +150,15 @@ class Run:
                 "The loss grows without end", where=f"epoch {epoch + 1}", got=f"{loss:.4g}", expected=f"about the least so far, {least:.4g}",
                 remedy="Lower lr, add warmup_epochs= or clip_norm=.",
             )  # fmt: skip
+        infinite = [
+            name for name, value in self.ann.named_buffers() if value.is_floating_point() and not value.isfinite().all()
+        ]
+        if infinite:
+            raise TrainingError(
+                "Running statistics are not finite, so the network is useless in eval mode", where=f"epoch {epoch + 1}: {infinite[0]}",
+                got=f"NaN or Inf in {len(infinite)} buffers", expected="finite numbers",
+                remedy="Look for Inf in the data; train without mixed_precision=.",
+            )  # fmt: skip
         problems = [
             Problem("A threshold reached its bound", where=name or type(module).__name__, got=f"{float(theta.detach().min()):.3g}",
                     expected=f"above {AT_BOUND:g}")
@@ -170,7 +181,7 @@ class Run:
         if hasattr(self.train_loader, "set_epoch"):
             self.train_loader.set_epoch(epoch)
 
-    def _train(self, epoch: int, show: Callable[..., None]) -> tuple[float, float]:
+    def _train(self, epoch: int, show: Callable[..., None]) -> tuple[float, float | None]:
         self.model.train()
         metrics: MetricCollection | None = None
         total, samples = 0.0, 0
@@ -179,7 +190,8 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.rate(epoch + (first + last + 1) / 2 / self.batches)
             output, target, context, size = self._forward(batch)
-            metrics = self._update(metrics, output, target, context)
+            if self.task.scores_training:
+                metrics = self._update(metrics, output, target, context)
             loss = self.task.loss(output, target, context)
             for penalty in (module.penalty() for module in self.penalised):
                 loss = loss if penalty is None else loss + penalty
@@ -191,11 +203,12 @@ class Run:
             self._descend(loss / (last - first + 1), begin=index == first, end=index == last)
             total, samples = total + value * size, samples + size
             show(advance=1, epoch=epoch + 1, loss=f"{total / samples:.4f}")
-        if metrics is None:
+        if not samples:
             raise _empty("training")
         processes.from_the_first(self.ann.buffers())  # statistics of the last batch are each process's own
         sums = self.accelerator.reduce(torch.tensor([total, samples], device=self.device))
-        return float(sums[0] / sums[1]), self.task.scores(metrics)[self.task.headline]
+        score = None if metrics is None else self.task.scores(metrics)[self.task.headline]
+        return float(sums[0] / sums[1]), score
 
     def _group(self, index: int) -> tuple[int, int]:
         """Return the first and the last of the batches that share a step of SGD with this one."""

@@ -74,7 +74,10 @@ def convert(
     ann = network_of(network, weights)
     source = data or default_data(network)
     found = None if source is None else data_of(source, root, data_options)
-    calibration = None if found is None else found.calibration(batch_size, seed=seed)
+    calibration = None
+    if found is not None:
+        task, ann = found.task.bind(ann)
+        calibration = task.batches(found.calibration(batch_size, seed=seed))
     snn = ts.convert(
         ann, chosen, calibration=calibration, analog="auto" if analog == ["auto"] else analog or (), seed=seed
     )
@@ -131,9 +134,8 @@ class _Subject:
         name = self.options["network"]
         return None if name in (None, "none") else network_of(name, self.options["weights"])
 
-    def batches(self, samples: int, batch_size: int) -> Any:
-        """Return test batches, so many that they hold the samples; all of them for 0."""
-        require("the command", ("samples", samples, samples >= 0, "an integer >= 0", 1000))
+    def data(self) -> sets.Data:
+        """Return the data to score on."""
         if self.options["data"] is None:
             raise OptionError("There are no data", got="no --data", expected="a name of a data set, or a folder",
                               remedy=f"Pass --data, one of {', '.join(sets.available())}, or a folder of images.")  # fmt: skip
@@ -141,8 +143,14 @@ class _Subject:
         if not found.classes:
             raise DataError("The data have no labels to score against", where=str(self.options["root"] or self.options["data"]), got="images side by side",
                             expected="test/<class>/* or val/<class>/*", remedy="Sort the images into folders by class.")  # fmt: skip
-        _, test = found.loaders(batch_size)
-        return list(islice(test, -(-samples // batch_size))) if samples else test
+        return found
+
+
+def _batches(found: sets.Data, samples: int, batch_size: int) -> Any:
+    """Return test batches, so many that they hold the samples; all of them for 0."""
+    require("the command", ("samples", samples, samples >= 0, "an integer >= 0", 1000))
+    _, test = found.loaders(batch_size)
+    return list(islice(test, -(-samples // batch_size))) if samples else test
 
 
 def evaluate(
@@ -194,13 +202,15 @@ def evaluate(
     if subject.folder.is_done("evaluate", options, force, RESULT, subject.hash):
         result = ts.Result.from_json(path.read_text(encoding="utf-8"))
     else:
-        batches = subject.batches(samples, batch_size)
+        found, ann = subject.data(), subject.ann()
+        task, reference = (found.task, None) if ann is None else found.task.bind(ann)
         result = ts.evaluate(
             subject.snn(),
-            batches,
+            _batches(found, samples, batch_size),
+            task=task,
             time_steps=time_steps,
             delay=delay,
-            reference=subject.ann(),
+            reference=reference,
             device=device,
             save=path,
         )
@@ -209,7 +219,7 @@ def evaluate(
         print(result.to_json())
         return 0
     console = Console()
-    console.print(curve_table({subject.folder.path.name: result}, title=f"{result.samples:,} test images"))
+    console.print(curve_table({subject.folder.path.name: result}, title=f"{result.samples:,} test samples"))
     console.print(str(ts.energy(result)), highlight=False, markup=False)
     console.print(
         f"Result: {path}. Next: tospike diagnose {snn}, tospike report {subject.folder.path}", highlight=False
@@ -268,9 +278,10 @@ def diagnose(
         if ann is None:
             raise OptionError("A diagnosis needs the network that was converted", got="no network", expected="--network",
                               remedy="Pass --network, as it was given to tospike convert.")  # fmt: skip
-        found = ts.diagnose(
-            subject.snn(), ann, subject.batches(samples, batch_size), time_steps=time_steps, delay=delay
-        )
+        source = subject.data()
+        task, simulated = source.task.bind(ann)
+        batches = _batches(source, samples, batch_size)
+        found = ts.diagnose(subject.snn(), simulated, batches, task=task, time_steps=time_steps, delay=delay)
         found.save(path)
         subject.folder.done("diagnose", options, subject.hash)
     if json:

@@ -23,11 +23,13 @@ class Task(ABC):
         headline: Name of the metric that stands on a curve.
         higher_is_better: Whether a larger headline value is a better network.
         unit: Unit of the headline value, for axes and tables.
+        scores_training: Whether training batches are scored too, not only learned from.
     """
 
     headline: str
     higher_is_better: bool = True
     unit: str = ""
+    scores_training: bool = True
 
     def bind(self, network: nn.Module) -> tuple[Task, nn.Module]:
         """Return the task for a network, and what of the network is simulated; by default the task itself, and all of it."""

@@ -101,6 +101,7 @@ class Detection(Task):
     network: nn.Module = field(init=False, compare=False, repr=False)
     headline = "map"
     unit = "%"
+    scores_training = False  # decoding boxes takes longer than learning from them
 
     def __post_init__(self) -> None:
         """Check the detector and take out what is simulated."""
