@@ -12,6 +12,7 @@ from tospike.data.folders import read_imagenet as read_imagenet
 from tospike.data.folders import read_images as read_images
 from tospike.data.kinetics import read_kinetics as read_kinetics
 from tospike.data.memory import MemoryImages as MemoryImages
+from tospike.data.preview import preview as preview
 from tospike.data.sources import available as available
 from tospike.data.sources import find as find
 from tospike.data.sources import is_available as is_available
