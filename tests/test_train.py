@@ -149,7 +149,7 @@ def test_clip_norm_bounds_the_step(precision):
 class Watching(Classification):
     seen = set()
 
-    def loss(self, output, target):
+    def loss(self, output, target, context=None):
         self.seen.add(output.dtype)
         return super().loss(output, target)
 
@@ -612,7 +612,7 @@ def test_penalties_are_part_of_the_loss():
 
 def test_losses_below_zero_and_buffers_called_threshold_stop_nothing():
     class Similarity(Regression):
-        def loss(self, output, target):
+        def loss(self, output, target, context=None):
             return -nn.functional.cosine_similarity(output, target).mean()
 
     ann = nn.Linear(4, 4)

@@ -84,8 +84,11 @@ from tospike.run.network import Conversion as Conversion
 from tospike.run.simulate import simulate as simulate
 from tospike.run.work import LayerWork as LayerWork
 from tospike.tasks import Classification as Classification
+from tospike.tasks import Detection as Detection
 from tospike.tasks import Regression as Regression
+from tospike.tasks import Segmentation as Segmentation
 from tospike.tasks import Task as Task
+from tospike.tasks import Video as Video
 from tospike.train import fit as fit
 from tospike.tune import tune as tune
 

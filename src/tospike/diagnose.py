@@ -97,7 +97,8 @@ class _Patient:
 
     def see(self, batch: Any) -> None:
         """Add one batch."""
-        given, target = split_batch(move(batch, self.device), self.snn.plan.inputs)
+        fed, context = self.task.feed(batch)
+        given, target = split_batch(move(fed, self.device), self.snn.plan.inputs)
         inputs = checked_inputs(self.snn, given)
         if self.rebuilt is None:
             self.rebuilt = counterpart(self.ann, inputs, self.snn.conversion.sites)
@@ -109,7 +110,7 @@ class _Patient:
         for name, parts in outputs.items():
             self._compare(name, parts, outputs["ANN"])
             if target is not None:
-                self._score(name, parts, target)
+                self._score(name, parts, target, context)
 
     def _stages(self, inputs: Inputs) -> dict[str, Any]:
         names, activations = self.snn.plan.inputs, dict[int, Tensor]()
@@ -178,9 +179,8 @@ class _Patient:
                 self.distances[name] += float((y - x).double().square().sum())
                 self.size += float(x.double().square().sum()) if name == "ANN" else 0.0
 
-    def _score(self, name: str, parts: list[Any], target: Any) -> None:
-        predictions = [self.task.prediction(part) for part in parts]
-        whole = predictions[0] if len(predictions) == 1 else torch.cat(predictions)
+    def _score(self, name: str, parts: list[Any], target: Any, context: Any) -> None:
+        whole = self.task.prediction(_joined(parts), context)
         self.task.check_target(whole, target)
         if name not in self.metrics:
             self.metrics[name] = self.task.metrics(whole)
@@ -214,3 +214,15 @@ class _Patient:
             SiteErrors(site.name, *root_means(means[:6])), a2**0.5, inherited**0.5, difference**0.5,
             (product - a * sent) / spread**0.5 if spread > 1e-24 else None, rate, beyond, float(dead), float(self.always[node].double().mean()),
         )  # fmt: skip
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Put the outputs for portions of a batch together along the batch axis, tensor by tensor."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, dict):
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    if isinstance(first, (tuple, list)):
+        return [_joined(list(same)) for same in zip(*parts, strict=True)]
+    return torch.cat(parts)

@@ -197,6 +197,7 @@ class _Scoring:
 
     @torch.no_grad()
     def _batch(self, batch: Any) -> None:
+        batch, context = self.task.feed(batch)
         inputs, target = split_batch(batch, self.snn.plan.inputs)
         counts = copy.deepcopy(self.counts)  # kept only when the batch is finished
         outputs: dict[int, Any] = {}
@@ -208,7 +209,7 @@ class _Scoring:
                 steps_per_call=self.chunk, counts=counts,
             )
         )  # fmt: skip
-        predictions = {t: self.task.prediction(output) for t, output in outputs.items()}
+        predictions = {t: self.task.prediction(output, context) for t, output in outputs.items()}
         for t, prediction in predictions.items():
             self.task.check_target(prediction, target)
             if t not in self.metrics:

@@ -178,9 +178,9 @@ class Run:
             first, last = self._group(index)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.settings.rate(epoch + (first + last + 1) / 2 / self.batches)
-            output, target, size = self._forward(batch)
-            metrics = self._update(metrics, output, target)
-            loss = self.task.loss(output, target)
+            output, target, context, size = self._forward(batch)
+            metrics = self._update(metrics, output, target, context)
+            loss = self.task.loss(output, target, context)
             for penalty in (module.penalty() for module in self.penalised):
                 loss = loss if penalty is None else loss + penalty
             if not math.isfinite(value := loss.item()):
@@ -223,16 +223,18 @@ class Run:
         metrics: MetricCollection | None = None
         with torch.no_grad():
             for batch in loader:
-                output, target, _ = self._forward(batch)
+                output, target, context, _ = self._forward(batch)
                 if self.accelerator.num_processes > 1:  # with one process, its guess of the last batch can drop samples
                     output, target = self.accelerator.gather_for_metrics((output, target))
-                metrics = self._update(metrics, output, target)
+                    context = context if context is None else self.accelerator.gather_for_metrics(context)
+                metrics = self._update(metrics, output, target, context)
         if metrics is None:
             raise _empty(which)
         return self.task.scores(metrics)
 
-    def _forward(self, batch: Any) -> tuple[Any, Any, int]:
-        inputs, target = move(split_batch(batch, self.names), self.device)
+    def _forward(self, batch: Any) -> tuple[Any, Any, Any, int]:
+        fed, context = self.task.feed(batch)
+        inputs, target = move(split_batch(fed, self.names), self.device)
         dtype = _DTYPES.get(self.settings.mixed_precision or "")
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             try:
@@ -248,10 +250,11 @@ class Run:
                     "The network fails on a batch", got=f"{got}; {str(error).splitlines()[0]}", expected="what ann(inputs) accepts",
                     remedy=remedy,
                 ) from error  # fmt: skip
-        return convert_to_fp32(output), target, next(iter(inputs.values())).shape[0]
+        return convert_to_fp32(output), target, context, next(iter(inputs.values())).shape[0]
 
-    def _update(self, metrics: MetricCollection | None, output: Any, target: Any) -> MetricCollection:
-        prediction = recursively_apply(Tensor.detach, self.task.prediction(output))
+    def _update(self, metrics: MetricCollection | None, output: Any, target: Any, context: Any) -> MetricCollection:
+        with torch.no_grad():
+            prediction = recursively_apply(Tensor.detach, self.task.prediction(output, context))
         if metrics is None:
             self.task.check_target(prediction, target)
             metrics = self.task.metrics(prediction)

@@ -45,6 +45,7 @@ def test_the_names_of_the_field_are_known():
     assert set(data.available()) == {
         "digits", "fashion-mnist", "cifar10", "cifar100", "imagenet", "folder",
         "voc-segmentation", "coco-detection", "coco-segmentation", "kinetics",
+        "fashion-scenes", "fashion-detection", "fashion-clips",
     }  # fmt: skip
 
 

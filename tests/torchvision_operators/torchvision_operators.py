@@ -5,6 +5,7 @@ fails on the first operator it registers. Its Python part (all network definitio
 """
 
 import importlib.abc
+import importlib.machinery
 import sys
 from pathlib import Path
 
@@ -38,24 +39,53 @@ _libraries = []  # a Library takes its declarations back when it is collected
 
 class _BeforeTorchvision(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name == "torchvision":
-            sys.meta_path.remove(self)
-            _declare()
-        return None
+        if name != "torchvision":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is not None and _declare(Path(spec.origin).parent):
+            execute = spec.loader.exec_module
+
+            def execute_and_trust(module):
+                execute(module)
+                module.extension._has_ops = lambda: True  # nms is there, and no other operator is called
+
+            spec.loader.exec_module = execute_and_trust
+        return spec
 
 
-def _declare() -> None:
-    import importlib.util
-
+def _declare(folder: Path) -> bool:
+    """Return whether operators had to be declared."""
     import torch
 
     try:
-        torch.ops.load_library(str(Path(importlib.util.find_spec("torchvision").origin).parent / "_C.so"))
+        torch.ops.load_library(str(folder / "_C.so"))
     except OSError:
         library = torch.library.Library("torchvision", "DEF")
         for schema in SCHEMAS:
             library.define(schema)
+        library.impl("nms", _nms, "CPU")
         _libraries.append(library)
+    return bool(_libraries)
+
+
+def _nms(boxes, scores, iou_threshold):
+    """Keep the best boxes that overlap no better one by more than the threshold; the detectors of torchvision need it."""
+    import torch
+
+    order = scores.argsort(descending=True, stable=True)
+    left, top, right, bottom = boxes[order].unbind(1)
+    width = torch.minimum(right[:, None], right) - torch.maximum(left[:, None], left)
+    height = torch.minimum(bottom[:, None], bottom) - torch.maximum(top[:, None], top)
+    common, areas = width.clamp(min=0) * height.clamp(min=0), (right - left) * (bottom - top)
+    overlaps = (common / (areas[:, None] + areas - common) > iou_threshold).numpy()
+    kept, gone = [], [False] * len(order)
+    for index in range(len(order)):
+        if not gone[index]:
+            kept.append(index)
+            for other in overlaps[index].nonzero()[0]:
+                gone[other] = True
+    return order[torch.tensor(kept, dtype=torch.int64)]
 
 
 def install() -> None:

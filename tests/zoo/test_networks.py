@@ -10,9 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tospike.data import load
 from tospike.errors import OptionError
 from tospike.train import fit
-from tospike.zoo.networks import BasicBlock, available, build
+from tospike.zoo.networks import available, build
+from tospike.zoo.networks.images import BasicBlock
 
-IMAGES = {"digits_net": (1, 8, 8)}
+INPUTS = {"digits_net": (1, 8, 8), "clip_net": (1, 8, 32, 32)}
+OUTPUTS = {"fcn": (11, 32, 32), "deeplab": (11, 32, 32), "clip_net": (8,)}
 
 
 @pytest.fixture
@@ -27,7 +29,9 @@ def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize(
+    "name", sorted(set(available()) - {"fcos"})
+)  # its head is torchvision's, and shares what it calls
 def test_every_network_gives_logits_and_calls_each_activation_once(name):
     torch.manual_seed(0)
     network = build(name).eval()
@@ -35,8 +39,10 @@ def test_every_network_gives_logits_and_calls_each_activation_once(name):
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(lambda module, *_: calls.append(id(module)))
-    assert network(torch.randn(2, *IMAGES.get(name, (3, 32, 32)))).shape == (2, 10)
-    expected = {"resnet20": 19, "resnet18": 17, "resnet34": 33, "vgg16": 15, "digits_net": 3}[name]
+    assert network(torch.randn(2, *INPUTS.get(name, (3, 32, 32)))).shape == (2, *OUTPUTS.get(name, (10,)))
+    expected = {
+        "resnet20": 19, "resnet18": 17, "resnet34": 33, "vgg16": 15, "digits_net": 3, "fcn": 20, "deeplab": 26, "clip_net": 7,
+    }[name]  # fmt: skip
     assert len(calls) == len(set(calls)) == expected
 
 

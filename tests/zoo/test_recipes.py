@@ -8,6 +8,7 @@ from tospike.errors import DataError, OptionError
 from tospike.methods import method
 from tospike.methods.tuning import tuning
 from tospike.train import fit
+from tospike.zoo import EXAMPLES
 from tospike.zoo.networks import build
 from tospike.zoo.recipes import OURS, RECIPES, recipe
 
@@ -46,12 +47,18 @@ def test_settings_are_those_of_the_paper(name):
 def test_every_recipe_builds_its_network_for_its_data(name):
     one = recipe(name)
     assert one.data in data_sets()
-    shape, classes = {
-        "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100), "imagenet": ((3, 224, 224), 1000),
-        "fashion-mnist": ((1, 28, 28), 10), "digits": ((1, 8, 8), 10),
-    }[one.data]  # fmt: skip
+    if one.network == "fcos":
+        pytest.importorskip("torchvision")
+        boxes = build(one.network, **one.network_options).eval()(list(torch.zeros(2, *EXAMPLES[one.data])))
+        assert [set(found) for found in boxes] == [{"boxes", "scores", "labels"}] * 2
+        return
+    output = {"cifar10": (10,), "cifar100": (100,), "imagenet": (1000,), "fashion-mnist": (10,), "digits": (10,),
+              "fashion-scenes": (11, 64, 64), "fashion-clips": (8,)}[one.data]  # fmt: skip
     with torch.device("meta"):
-        assert build(one.network, **one.network_options).eval()(torch.empty(1, *shape)).shape == (1, classes)
+        assert build(one.network, **one.network_options).eval()(torch.empty(1, *EXAMPLES[one.data])).shape == (
+            1,
+            *output,
+        )
 
 
 @pytest.mark.parametrize("name", [name for name, one in RECIPES.items() if one.method == "qcfs"])

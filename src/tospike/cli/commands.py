@@ -233,10 +233,11 @@ def _write(history: ts.History, path: Path) -> None:
 def _train(entry: Recipe, found: data.Data, folder: Path | None, resume: bool = True) -> tuple[nn.Module, ts.History]:
     ann = zoo.build(entry, calibration=found.calibration(100, seed=entry.seed), folder=folder)
     loaders = found.loaders(entry.batch_size, test_batch_size=500, seed=entry.seed)
-    kept: FitOptions = {"channels_last": True}
+    kept: FitOptions = {"channels_last": len(found.shape) == 3}  # images, no clips
     if folder is not None:
         kept |= {"checkpoint": folder / f"{entry.name}.pt", "metrics": folder / f"{entry.name}.jsonl", "resume": resume}
-    history = ts.fit(ann, *loaders, **kept, **entry.training())
+    task, trained = found.task.bind(ann)
+    history = ts.fit(trained, *loaders, task=task, **kept, **entry.training())
     return ann, history
 
 

@@ -3,6 +3,7 @@
 from tospike.data.base import Data as Data
 from tospike.data.cifar import read_cifar10 as read_cifar10
 from tospike.data.cifar import read_cifar100 as read_cifar100
+from tospike.data.clips import read_clips as read_clips
 from tospike.data.coco import read_coco_boxes as read_coco_boxes
 from tospike.data.coco import read_coco_masks as read_coco_masks
 from tospike.data.digits import read_digits as read_digits
@@ -13,6 +14,9 @@ from tospike.data.folders import read_images as read_images
 from tospike.data.kinetics import read_kinetics as read_kinetics
 from tospike.data.memory import MemoryImages as MemoryImages
 from tospike.data.preview import preview as preview
+from tospike.data.scenes import compose as compose
+from tospike.data.scenes import read_detection_scenes as read_detection_scenes
+from tospike.data.scenes import read_scenes as read_scenes
 from tospike.data.sources import available as available
 from tospike.data.sources import find as find
 from tospike.data.sources import is_available as is_available

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from tospike.data.memory import Batch
 from tospike.errors import DataError, OptionError
+from tospike.tasks import Classification, Task
 
 
 def collate(samples: Sequence[Any]) -> Any:
@@ -40,6 +41,7 @@ class Data:
         mean: Mean of each channel that was subtracted, on the scale of [0, 1]; empty where images are not normalised.
         std: Standard deviation of each channel that was divided by; empty where images are not normalised.
         collate: Makes a batch of a list of samples.
+        task: What its samples ask for.
 
     Raises:
         DataError: A part holds no sample.
@@ -54,6 +56,7 @@ class Data:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     collate: Callable[[Sequence[Any]], Any] = collate
+    task: Task = field(default_factory=Classification)
 
     def __post_init__(self) -> None:
         """Refuse empty parts, which every later stage would trip over."""

@@ -23,6 +23,7 @@ from tospike.data.targets import IGNORE, Sizes, TargetPreparation, collate_lists
 from tospike.data.voc import CLASSES as VOC_CLASSES
 from tospike.data.voc import LEAST, prepared
 from tospike.errors import DataError, missing_extra
+from tospike.tasks import Detection, Segmentation
 
 FILES = (
     tuple(f"annotations/instances_{part}2017.json" for part in ("train", "val")),
@@ -176,7 +177,16 @@ def read_coco_boxes(folder: Path, *, augment: bool = True, size: Sizes = None) -
     augmented = CocoBoxes(train, preparation.augmented(), True) if augment else plain
     names = {number: str(category["name"]) for number, category in train.annotations.cats.items()}
     classes = ("background", *(names.get(number, "N/A") for number in range(1, max(names, default=0) + 1)))
-    return Data("coco-detection", augmented, held_out, classes, preparation.shape, plain, collate=collate_lists)
+    return Data(
+        "coco-detection",
+        augmented,
+        held_out,
+        classes,
+        preparation.shape,
+        plain,
+        collate=collate_lists,
+        task=Detection(),
+    )
 
 
 @source("coco-segmentation", layouts=(sum(FILES, ()),), folders=FOLDERS, origin=ORIGIN)
@@ -219,7 +229,7 @@ def read_coco_masks(
     augmented = CocoMasks(train, preparation.augmented(), classes) if augment else plain
     return Data(
         "coco-segmentation", augmented, held_out, VOC_CLASSES, preparation.shape, plain, tuple(mean), tuple(std),
-        collate_padded if size is None else collate,
+        collate_padded if size is None else collate, Segmentation(),
     )  # fmt: skip
 
 

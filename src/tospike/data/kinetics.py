@@ -10,6 +10,7 @@ from tospike.data.folders import require_same_classes
 from tospike.data.sources import source
 from tospike.data.video import MEAN, STD, ClipPreparation, VideoClips
 from tospike.errors import DataError
+from tospike.tasks import Video
 
 ENDINGS = (".mp4", ".avi", ".mkv", ".webm")
 
@@ -65,7 +66,7 @@ def read_kinetics(
     plain = VideoClips(train, preparation)
     return Data(
         "kinetics", VideoClips(train, preparation, augment=True) if augment else plain, VideoClips(test, preparation), names,
-        preparation.shape, plain, tuple(mean), tuple(std),
+        preparation.shape, plain, tuple(mean), tuple(std), task=Video(),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from tospike.data.folders import MEAN, STD, open_image
 from tospike.data.sources import source
 from tospike.data.targets import IGNORE, Sizes, TargetPreparation, collate_padded, vision_package
 from tospike.errors import DataError
+from tospike.tasks import Segmentation
 
 CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -97,7 +98,7 @@ def read_voc(
     augmented = MaskFiles(train, preparation.augmented()) if augment else plain
     return Data(
         "voc-segmentation", augmented, held_out, CLASSES, preparation.shape, plain, tuple(mean), tuple(std),
-        collate_padded if size is None else collate,
+        collate_padded if size is None else collate, Segmentation(),
     )  # fmt: skip
 
 
@@ -144,7 +145,7 @@ def _palette_mask(path: Path) -> np.ndarray[Any, Any]:
 
 
 def _sbd_mask(path: Path) -> np.ndarray[Any, Any]:
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     return np.asarray(loadmat(path)["GTcls"][0]["Segmentation"][0])
 

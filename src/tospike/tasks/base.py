@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tospike.errors import OptionError
 
 
 class Task(ABC):
-    """How the output of a network is read and scored.
+    """What goes into a network, and how its output is read and scored.
+
+    A batch takes this way: ``feed`` makes what the network takes of what the loader yields; the network, or its SNN, makes an output of
+    that, averaged over time; ``prediction`` does once what no neuron does (decoding of boxes, say); metrics compare that with the target.
+    A task of your own defines `headline`, `metrics` and `loss`, and of the rest what differs.
 
     Attributes:
         headline: Name of the metric that stands on a curve.
@@ -24,6 +29,24 @@ class Task(ABC):
     higher_is_better: bool = True
     unit: str = ""
 
+    def bind(self, network: nn.Module) -> tuple[Task, nn.Module]:
+        """Return the task for a network, and what of the network is simulated; by default the task itself, and all of it."""
+        return self, network
+
+    def feed(self, batch: Any) -> tuple[Any, Any]:
+        """Return a batch as networks take it, inputs first and then the target, and what only `prediction` needs; by default all as it is."""
+        return batch, None
+
+    def batches(self, loader: Iterable[Any]) -> Iterable[Any]:
+        """Return a loader of fed batches, for what knows no task: calibration, simulation.
+
+        Example:
+            >>> from tospike.tasks import Regression
+            >>> list(Regression().batches([(1, 2)]))
+            [(1, 2)]
+        """
+        return _Fed(self, loader)
+
     @abstractmethod
     def metrics(self, prediction: Any) -> MetricCollection:
         """Return fresh metrics for predictions shaped like this one, fed as ``metrics.update(prediction, target)``."""
@@ -33,11 +56,16 @@ class Task(ABC):
         return {name: float(value) for name, value in metrics.compute().items()}
 
     @abstractmethod
-    def loss(self, output: Any, target: Any) -> Tensor:
-        """Return the scalar training loss of one batch."""
+    def loss(self, output: Any, target: Any, context: Any = None) -> Tensor:
+        """Return the scalar training loss of one batch; arguments as for `prediction`, and the target."""
 
-    def prediction(self, output: Any) -> Any:
-        """Turn the network's time-averaged output into what the metrics take; the first tensor of several by default."""
+    def prediction(self, output: Any, context: Any = None) -> Any:
+        """Turn the network's time-averaged output into what the metrics take; the first tensor of several by default.
+
+        Args:
+            output: What the network returns.
+            context: What `feed` returned beside the batch.
+        """
         if isinstance(output, dict):
             return next(iter(output.values()))
         return output[0] if isinstance(output, (tuple, list)) else output
@@ -56,3 +84,14 @@ class Task(ABC):
     def check_target(self, prediction: Any, target: Any) -> None:
         """Raise `DataError` when prediction and target cannot belong together; called on the first batch."""
         return
+
+
+class _Fed:
+    """A loader seen through a task; every pass starts the loader again."""
+
+    def __init__(self, task: Task, loader: Iterable[Any]) -> None:
+        self.task, self.loader = task, loader
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            yield self.task.feed(batch)[0]

@@ -58,7 +58,7 @@ class Classification(Task):
         """Read the accuracies in percent."""
         return {name: 100.0 * value for name, value in super().scores(metrics).items()}
 
-    def loss(self, output: Any, target: Tensor) -> Tensor:
+    def loss(self, output: Any, target: Any, context: Any = None) -> Tensor:
         """Return the cross-entropy of the logits."""
         return functional.cross_entropy(self.prediction(output), target, label_smoothing=self.label_smoothing)
 

@@ -38,7 +38,7 @@ class Regression(Task):
         }
         return MetricCollection(flat, compute_groups=False).to(prediction.device)
 
-    def loss(self, output: Any, target: Tensor) -> Tensor:
+    def loss(self, output: Any, target: Any, context: Any = None) -> Tensor:
         """Return the mean squared error."""
         return functional.mse_loss(self.prediction(output), target)
 

@@ -22,7 +22,7 @@ from tospike.zoo.recipes import RECIPES, Recipe, recipe
 WEIGHTS = Path(__file__).parent / "weights"
 ALIASES = {"fashion-resnet20": "fashion-resnet20-relu"}
 EXAMPLES = {"digits": (1, 8, 8), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32), "cifar100": (3, 32, 32),
-            "imagenet": (3, 224, 224)}  # fmt: skip
+            "imagenet": (3, 224, 224), "fashion-scenes": (3, 64, 64), "fashion-detection": (3, 96, 96), "fashion-clips": (1, 8, 32, 32)}  # fmt: skip
 
 
 def build(

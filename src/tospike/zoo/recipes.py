@@ -42,6 +42,7 @@ class Recipe:
         lr: Highest learning rate.
         weight_decay: L2 penalty.
         momentum: Momentum of SGD.
+        mixed_precision: Number format of products in training; None for float32.
         seed: Seed of the run.
         start: Recipe whose trained weights it starts from; empty for weights drawn from the seed.
         tuning: Name of the `tospike.tuning` that follows conversion; empty for none.
@@ -64,6 +65,7 @@ class Recipe:
     weight_decay: float
     data_options: Mapping[str, Any] = field(default_factory=dict)
     momentum: float = 0.9
+    mixed_precision: Literal["bf16", "fp16"] | None = None
     seed: int = 42
     start: str = ""
     tuning: str = ""
@@ -128,7 +130,7 @@ class Recipe:
             >>> recipe("cifar100-resnet20-qcfs-l8").training()["lr"]
             0.02
         """
-        names = ("epochs", "lr", "momentum", "weight_decay", "seed")
+        names = ("epochs", "lr", "momentum", "weight_decay", "mixed_precision", "seed")
         return {name: getattr(self, name) for name in names}
 
 
@@ -190,6 +192,16 @@ def _fashion(name: str, method: str, epochs: int, lr: float = 0.1, start: str = 
     )  # fmt: skip
 
 
+def _composed(
+    data: str, network: str, epochs: int, batch_size: int = 64, lr: float = 0.1, weight_decay: float = 5e-4
+) -> Recipe:
+    """Return a recipe of a network for scenes or clips that are composed of Fashion-MNIST items."""
+    return Recipe(
+        f"{data}-{network.replace('_', '-')}", network, {}, data, "relu", {}, epochs=epochs, batch_size=batch_size, lr=lr,
+        weight_decay=weight_decay, mixed_precision="bf16",
+    )  # fmt: skip
+
+
 def _digits(name: str, method: str, **options: Any) -> Recipe:
     return Recipe(
         f"digits-{name}", "digits_net", {}, "digits", method, options,
@@ -226,6 +238,10 @@ _ALL = (
     _fashion("qcfs-l4", "qcfs", 50, levels=4, initial=4.0),
     _fashion("qcfs-l8", "qcfs", 6, lr=0.01, start="fashion-resnet20-qcfs-l4", levels=8, initial=4.0),
     _fashion("qcfs-l8-scratch", "qcfs", 50, levels=8, initial=4.0),
+    _composed("fashion-scenes", "fcn", 40),
+    _composed("fashion-scenes", "deeplab", 40),
+    _composed("fashion-detection", "fcos", 24, batch_size=32, lr=0.02, weight_decay=1e-4),
+    _composed("fashion-clips", "clip_net", 20, lr=0.03),
     _digits("relu", "relu"),
     _digits("qcfs-l4", "qcfs", levels=4),
 )  # fmt: skip

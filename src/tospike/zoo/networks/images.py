@@ -1,17 +1,12 @@
-"""The networks of the conversion papers, as plain PyTorch modules that any method can prepare or convert.
-
-Every activation is a module of its own, so a converted network has one neuron layer for each of them.
-"""
+"""Networks for images, one answer each: those of the conversion papers, and one for digits."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from tospike.errors import OptionError, refuse_unknown
+from tospike.errors import OptionError
 
 
 class BasicBlock(nn.Module):
@@ -23,14 +18,15 @@ class BasicBlock(nn.Module):
         inputs: Channels of the input ``[N, inputs, H, W]``.
         outputs: Channels of the output ``[N, outputs, H / stride, W / stride]``.
         stride: Stride of the first convolution and of the shortcut.
+        dilation: Distance of the taps of both 3x3 convolutions.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.relu1 = nn.ReLU()
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, dilation, dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut = nn.Sequential()
         if stride != 1 or inputs != outputs:
@@ -72,18 +68,19 @@ class ResNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(inputs, classes)
-        _initialise(self)
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``[N, classes]`` for images ``[N, channels, H, W]``."""
         return self.fc(self.flatten(self.pool(self.groups(self.stem(x)))))  # type: ignore[no-any-return]
 
 
-def _initialise(network: nn.Module) -> None:
+def initialise(network: nn.Module) -> None:
+    """Draw the weights of convolutions for ReLU, and set norms and biases to the identity."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, (nn.BatchNorm2d, nn.BatchNorm3d)):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
@@ -129,7 +126,7 @@ class VGG(nn.Module):
             nn.ReLU(),
             nn.Linear(4096, classes),
         )
-        _initialise(self)
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``[N, classes]`` for images ``[N, channels, image_size, image_size]``."""
@@ -174,34 +171,5 @@ def digits_net(classes: int = 10, channels: int = 1) -> nn.Sequential:
         if width == 32:
             network.append(nn.MaxPool2d(2))
     network.extend([nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * inputs, classes)])
-    _initialise(network)
+    initialise(network)
     return network
-
-
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder for builder in (resnet20, resnet18, resnet34, vgg16, digits_net)
-}
-
-
-def available() -> tuple[str, ...]:
-    """Return the names that `build` knows."""
-    return tuple(_BUILDERS)
-
-
-def build(name: str, **options: Any) -> nn.Module:
-    """Build a network by name, with fresh weights.
-
-    Args:
-        name: One of `available`.
-        options: Keyword arguments of the function of that name.
-
-    Raises:
-        OptionError: The name, or an option of it, is unknown.
-
-    Example:
-        >>> sum(parameter.numel() for parameter in build("resnet20", classes=100).parameters())
-        278324
-    """
-    refuse_unknown("network", name, _BUILDERS)
-    refuse_unknown(f"option of the network {name}", options, inspect.signature(_BUILDERS[name]).parameters)
-    return _BUILDERS[name](**options)

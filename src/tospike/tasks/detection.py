@@ -1,0 +1,263 @@
+"""Detection: boxes scored by COCO's mean average precision, for one-stage detectors as torchvision builds them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.detection import MeanAveragePrecision
+
+from tospike.errors import DataError, OptionError, Problem, missing_extra, require_type
+from tospike.tasks.base import Task
+
+PARTS = ("transform", "backbone", "head", "anchor_generator")
+
+
+class DenseDetector(nn.Module):
+    """What of a detector is simulated: images to what its head says of every anchor.
+
+    Args:
+        detector: A detector with ``backbone`` and ``head``; both are shared with it.
+    """
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.backbone: Any = detector.backbone
+        self.head: Any = detector.head
+
+    def forward(self, images: Tensor) -> Any:
+        """Return the outputs of the head, by name, for images ``[N, 3, H, W]``."""
+        features = self.backbone(images)
+        return self.head(list(features.values()) if isinstance(features, dict) else [features])
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What of a batch only the decoding of boxes needs.
+
+    Attributes:
+        images: The images as the network gets them, padded to one size, with the size of each.
+        originals: Height and width of each image of the loader, in pixels.
+        targets: The targets in the pixels of `images`; None where there are none.
+    """
+
+    images: Any
+    originals: tuple[tuple[int, int], ...]
+    targets: list[dict[str, Tensor]] | None
+
+
+class _Answer(nn.Module):
+    """Stands for a part of a detector and gives what was computed already."""
+
+    def __init__(self, answer: Any, **others: Callable[..., Any] | None) -> None:
+        super().__init__()
+        self.answer = answer
+        for name, other in others.items():
+            setattr(self, name, other)
+
+    def forward(self, *_: Any) -> Any:
+        return self.answer
+
+
+@dataclass(frozen=True)
+class Detection(Task):
+    """Score the boxes of a detector by COCO's mean average precision.
+
+    Backbone and head are simulated, as one network, `network`: a head that is called on five levels of a pyramid has neurons of its own
+    on each. What comes before (resizing, normalising, padding) and behind (anchors, decoding, suppression of overlapping boxes) runs once, by the
+    detector's own code, on the output averaged over time.
+
+    ``AP = mean over recall of precision``, mean over classes, and over overlaps of 0.50, 0.55, ..., 0.95 (``map``), or at 0.5 (``map_50``)
+
+    A loader yields ``(images, targets)``: a list of ``[3, H, W]`` in [0, 1], of any sizes, and a list of ``{"boxes": [K, 4], "labels": [K]}`` in
+    pixels of these images; K may be 0. Networks that only calibrate need no targets.
+
+    Attributes:
+        detector: An FCOS, RetinaNet or SSD of torchvision, or a detector with the same parts; it is not changed. None only where a data set
+            says what its samples ask for: `bind` puts the detector in.
+        headline: ``"map"``, in percent.
+
+    Raises:
+        OptionError: The detector lacks a part.
+        MissingExtraError: pycocotools is not installed (when boxes are scored).
+
+    Source: Lin et al., "Microsoft COCO", ECCV 2014; the division into what is simulated and what is not follows Bu, Li and Yu, CVPR 2025,
+        which does not describe it: own construction.
+
+    Example:
+        >>> import tospike as ts
+        >>> from torchvision.models.detection import fcos_resnet50_fpn  # doctest: +SKIP
+        >>> task = ts.Detection(fcos_resnet50_fpn().eval())  # doctest: +SKIP
+        >>> snn = ts.convert(task.network, ts.LTB(), calibration=task.batches(loader), analog=task.analog)  # doctest: +SKIP
+        >>> result = ts.evaluate(snn, loader, task=task, reference=task.network)  # doctest: +SKIP
+    """
+
+    detector: nn.Module | None = None
+    network: nn.Module = field(init=False, compare=False, repr=False)
+    headline = "map"
+    unit = "%"
+
+    def __post_init__(self) -> None:
+        """Check the detector and take out what is simulated."""
+        if self.detector is None:
+            return
+        require_type("detector", self.detector, nn.Module, "a detector", "Pass e.g. fcos_resnet50_fpn().")
+        missing = [part for part in PARTS if not isinstance(getattr(self.detector, part, None), nn.Module)]
+        if missing:
+            raise OptionError(
+                "The head of the detector cannot be reached", got=f"{type(self.detector).__name__} without {', '.join(missing)}",
+                expected=f"a one-stage detector with {', '.join(PARTS)}, as FCOS, RetinaNet and SSD of torchvision have",
+                remedy="Detectors that cut regions out of maps, as Faster R-CNN does, cannot be simulated as one network: convert "
+                "detector.backbone by itself, or write a task of your own.",
+            )  # fmt: skip
+        object.__setattr__(self, "network", DenseDetector(self.detector))
+
+    def bind(self, network: nn.Module) -> tuple[Task, nn.Module]:
+        """Return the task for a detector, and its backbone and head as one network."""
+        bound = replace(self, detector=network)
+        return bound, bound.network
+
+    def feed(self, batch: Any) -> tuple[Any, Shown]:
+        """Resize, normalise and pad the images of a batch as the detector does."""
+        detector: Any = self.detector
+        if detector is None:
+            raise OptionError("Detection needs its detector", got="Detection()", expected="Detection(detector)",
+                              remedy="Pass the detector that was converted.")  # fmt: skip
+        pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and not isinstance(batch[1], Tensor)
+        images, targets = batch if pair else (batch, None)
+        images = list(images)
+        problems = [*_image_problems(images), *_target_problems(images, targets)]
+        if problems:
+            raise DataError(
+                "A batch does not fit the detector",
+                problems=problems,
+                remedy="Let the loader yield (images, targets), two lists.",
+            )
+        transform = detector.transform
+        mode = transform.training
+        transform.training = self.network.training  # a detector may draw the size of training images
+        try:
+            shown, resized = transform(images, targets)
+        finally:
+            transform.training = mode
+        originals = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in images)
+        fed = (shown.tensors,) if targets is None else (shown.tensors, list(targets))
+        return fed, Shown(shown, originals, resized)
+
+    def metrics(self, prediction: Any) -> MetricCollection:
+        """Return COCO's metrics for a list of ``{"boxes", "scores", "labels"}``."""
+        try:
+            import pycocotools  # noqa: F401
+        except ImportError as error:
+            raise missing_extra("pycocotools", "detection", "COCO's mean average precision") from error
+        return MetricCollection({"map": MeanAveragePrecision(backend="pycocotools")}, compute_groups=False)
+
+    def scores(self, metrics: MetricCollection) -> dict[str, float]:
+        """Read mean average precision (over all overlaps, at 0.5 and 0.75) and recall with 100 boxes, in percent."""
+        found = metrics.compute()
+        return {name: 100.0 * float(found[name]) for name in ("map", "map_50", "map_75", "mar_100")}
+
+    def loss(self, output: Any, target: Any, context: Shown | None = None) -> Tensor:
+        """Return the sum of the detector's own losses."""
+        assert context is not None
+        losses = self._replay(output, context, training=True)
+        return torch.stack(list(losses.values())).sum()
+
+    def prediction(self, output: Any, context: Shown | None = None) -> list[dict[str, Tensor]]:
+        """Decode the outputs of the head to boxes, in pixels of the loader's images, by the detector's own code."""
+        assert context is not None
+        return self._replay(output, context, training=False)  # type: ignore[no-any-return]
+
+    def check_target(self, prediction: Any, target: Any) -> None:
+        """Raise unless there are targets."""
+        if target is None:
+            raise DataError("The loader gave images without targets", got="images", expected="(images, targets)",
+                            remedy='Let the loader yield a list of {"boxes": [K, 4], "labels": [K]} beside the images.')  # fmt: skip
+
+    def spiking(self, snn: nn.Module, **run: Any) -> nn.Module:
+        """Return a detector that answers with the boxes of the SNN: ``model(images)`` as before.
+
+        Args:
+            snn: The converted `network`.
+            run: Arguments of the call of the SNN: ``time_steps=``, ``delay=``.
+        """
+        return SpikingDetector(self, snn, run)
+
+    def _replay(self, output: Any, context: Shown, *, training: bool) -> Any:
+        """Run the detector with a backbone and a head that answer what was computed already."""
+        images = context.images.to(next(iter(output.values())).device)
+        detector: Any = copy.copy(self.detector)
+        detector.training = training
+        transform = _Answer((images, context.targets), postprocess=detector.transform.postprocess)
+        head = _Answer(output, compute_loss=getattr(detector.head, "compute_loss", None))
+        levels = _Answer(dict(enumerate(self._levels(images.tensors))))
+        detector._modules = {**detector._modules, "transform": transform, "backbone": levels, "head": head}
+        originals = [images.tensors.new_empty(1).expand(3, *size) for size in context.originals]
+        return detector(originals, context.targets if training else None)
+
+    def _levels(self, images: Tensor) -> Sequence[Tensor]:
+        """Return maps of the sizes that the backbone gives, without computing them."""
+        key = tuple(images.shape[-2:])
+        if key not in self._sizes:
+            with torch.no_grad():
+                backbone: Any = copy.deepcopy(self.network.backbone)
+                shapes = backbone.to("meta").eval()(torch.empty(1, 3, *key, device="meta"))
+            self._sizes[key] = [
+                tuple(one.shape) for one in (shapes.values() if isinstance(shapes, Mapping) else [shapes])
+            ]
+        return [images.new_empty(1).expand(len(images), *shape[1:]) for shape in self._sizes[key]]
+
+    _sizes: dict[tuple[int, ...], list[tuple[int, ...]]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+
+
+class SpikingDetector(nn.Module):
+    """A detector whose backbone and head are an SNN; `Detection.spiking` makes it."""
+
+    def __init__(self, task: Detection, snn: nn.Module, run: dict[str, Any]) -> None:
+        super().__init__()
+        self.task, self.snn, self.run = task, snn, run
+
+    @torch.no_grad()
+    def forward(self, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Return boxes ``[K, 4]`` in pixels, scores ``[K]`` and labels ``[K]`` of each image ``[3, H, W]``."""
+        (fed,), context = self.task.feed(list(images))
+        return self.task.prediction(self.snn(fed, **self.run), context)
+
+
+def _image_problems(images: list[Any]) -> list[Problem]:
+    return [
+        Problem(f"Image {index} is none", got=str(tuple(image.shape)) if isinstance(image, Tensor) else type(image).__name__, expected="a tensor [3, H, W]",
+                remedy="Convert images to tensors in the data set.")
+        for index, image in enumerate(images) if not isinstance(image, Tensor) or image.ndim != 3
+    ]  # fmt: skip
+
+
+def _target_problems(images: list[Any], targets: Any) -> list[Problem]:
+    if targets is None:
+        return []
+    if len(targets) != len(images):
+        return [
+            Problem(
+                "Images and targets differ in number",
+                got=f"{len(images)} and {len(targets)}",
+                expected="as many",
+                remedy="Repair the loader.",
+            )
+        ]
+    good = [
+        isinstance(target, Mapping) and {"boxes", "labels"} <= set(target) and target["boxes"].ndim == 2 and target["boxes"].shape[1] == 4
+        and target["labels"].shape == target["boxes"].shape[:1] for target in targets
+    ]  # fmt: skip
+    return [
+        Problem(f"Target {index} is none", got=", ".join(f"{key}: {tuple(getattr(value, 'shape', ()))}" for key, value in target.items())
+                if isinstance(target, Mapping) else type(target).__name__,
+                expected='{"boxes": [K, 4], "labels": [K]}', remedy="An image without items has boxes [0, 4] and labels [0].")
+        for index, (target, fits) in enumerate(zip(targets, good, strict=True)) if not fits
+    ]  # fmt: skip
