@@ -125,15 +125,19 @@ def draw_boxes(
         if scores is None
         else [f"{name} {score:.2f}" for name, score in zip(names, scores.tolist(), strict=True)]
     )
-    for box, text, number in zip((boxes.detach().cpu().float() * scale).tolist(), texts, numbers, strict=True):
-        colour = tuple(table[number])
-        left, top, right, bottom = box[0], box[1], max(box[2], box[0]), max(box[3], box[1])
+    colour = [tuple(table[number]) for number in numbers]
+    placed = [
+        (left, top, max(left, right), max(top, bottom))
+        for left, top, right, bottom in (boxes.detach().cpu().float() * scale).tolist()
+    ]
+    for (left, top, right, bottom), outline in zip(placed, colour, strict=True):
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="black", width=4)
-        draw.rectangle((left, top, right, bottom), outline=colour, width=2)
+        draw.rectangle((left, top, right, bottom), outline=outline, width=2)
+    for (left, top, _, _), text, fill in zip(placed, texts, colour, strict=True):  # over all boxes, to stay readable
         width, height = draw.textlength(text, font=font(TEXT)) + 4, TEXT + 4
         left, top = max(min(left, drawn.width - width), 0), top - height if top >= height else top
-        draw.rectangle((left, top, left + width, top + height), fill=colour)
-        draw.text((left + 2, top), text, font=font(TEXT), fill=_ink(colour))
+        draw.rectangle((left, top, left + width, top + height), fill=fill)
+        draw.text((left + 2, top), text, font=font(TEXT), fill=_ink(fill))
     return drawn
 
 
