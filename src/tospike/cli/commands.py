@@ -17,6 +17,7 @@ from torch import nn
 import tospike as ts
 from tospike import data, zoo
 from tospike.cli.export import export
+from tospike.cli.preview import preview
 from tospike.cli.sources import example_of, network_of
 from tospike.cli.stages import convert, diagnose, evaluate, report
 from tospike.errors import is_count, refuse_unknown, require
@@ -265,4 +266,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "recipes": recipes,
     "train": train,
     "export": export,
+    "preview": preview,
 }

@@ -158,11 +158,13 @@ def digest_of(path: Path) -> str:
     return digest(path.read_bytes()) if path.is_file() else ""
 
 
-def data_of(name: str, root: str | None = None, options: Mapping[str, Any] | None = None) -> data.Data:
-    """Return a data set by its name, or the images in a folder, read as they are tested with."""
+def data_of(
+    name: str, root: str | None = None, options: Mapping[str, Any] | None = None, *, augment: bool = False
+) -> data.Data:
+    """Return a data set by its name, or the images in a folder, read as they are tested with unless they are augmented."""
     if name not in data.available() and Path(name).is_dir():
         name, root = "folder", name
-    return data.load(name, root, augment=False, **(options or {}))
+    return data.load(name, root, augment=augment, **(options or {}))
 
 
 def default_data(network: str) -> str | None:

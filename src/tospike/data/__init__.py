@@ -13,6 +13,7 @@ from tospike.data.folders import read_imagenet as read_imagenet
 from tospike.data.folders import read_images as read_images
 from tospike.data.kinetics import read_kinetics as read_kinetics
 from tospike.data.memory import MemoryImages as MemoryImages
+from tospike.data.preview import preview as preview
 from tospike.data.scenes import compose as compose
 from tospike.data.scenes import read_detection_scenes as read_detection_scenes
 from tospike.data.scenes import read_scenes as read_scenes
