@@ -11,6 +11,7 @@ ORDER = [
     "files",
     "processes",
     "progress",
+    "pictures",
     "graph",
     "neurons",
     "history",

@@ -6,16 +6,19 @@ import copy
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tospike import processes
-from tospike.errors import DataError, OptionError, is_within, require, require_type
+from tospike.errors import DataError, OptionError, is_count, is_within, require, require_type
+from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.graph.trace import run_network
+from tospike.pictures import sheet
 from tospike.progress import track
 from tospike.result import Result
 from tospike.run.counts import Counts
@@ -51,6 +54,8 @@ def evaluate(
     steps_per_call: int | None = None,
     device: str | torch.device | None = None,
     save: str | os.PathLike[str] | None = None,
+    pictures: str | os.PathLike[str] | None = None,
+    pictured: int = 6,
     progress: bool = True,
 ) -> Result:
     """Score an SNN at several T, and the network it came from beside it.
@@ -66,6 +71,9 @@ def evaluate(
         steps_per_call: See `tospike.simulate`.
         device: Where to run; where the SNN is when None. Both networks are put back afterwards.
         save: File for the result, written at the end or on Ctrl-C.
+        pictures: File (``*.png``) for a sheet of the first samples with their targets and the answers of both networks at every T side by side;
+            for tasks that draw them, such as segmentation and detection.
+        pictured: Samples on that sheet, at most; they are those of the first batch.
         progress: Show a progress bar.
 
     Raises:
@@ -108,7 +116,11 @@ def evaluate(
             "Synchronous neurons cannot stop early", got=f"confidence={tuple(confidence)}", expected="causal neurons",
             remedy="Leave confidence= out: every T is a run of its own.",
         )  # fmt: skip
-    scoring = _Scoring(snn, task, marks, delay, delays, reference, confidence, steps_per_call)
+    drawn = None
+    if pictures is not None:
+        require("the evaluation", ("pictured", pictured, is_count(pictured), "an integer >= 1", 6))
+        drawn = _Sheet(task, Path(pictures), pictured)
+    scoring = _Scoring(snn, task, marks, delay, delays, reference, confidence, steps_per_call, drawn)
     result = scoring.run(loader, device, progress)
     if save is not None:
         result.save(save)
@@ -156,15 +168,46 @@ class _Exit:
         return float(steps / samples)
 
 
+class _Sheet:
+    """A sheet of the first samples, with what each network says of them."""
+
+    def __init__(self, task: Task, path: Path, count: int) -> None:
+        self.task, self.path, self.count, self.done = task, path, count, False
+        if type(task).draw is Task.draw:
+            task.draw(torch.empty(0), None, 0)  # says that there are no pictures
+        if path.suffix not in (".png", ".jpg", ".webp"):
+            raise OptionError(
+                "The sheet of pictures needs a format",
+                got=str(path),
+                expected="*.png, *.jpg or *.webp",
+                remedy="Pass pictures='sheet.png'.",
+            )
+
+    def draw(self, inputs: Tensor, target: Any, context: Any, predictions: dict[int, Any]) -> None:
+        """Write the sheet of a batch, if none was written yet; predictions by T, 0 for the reference."""
+        if self.done:
+            return
+        self.done = True
+        answers = {"target": target} | {
+            "ANN" if t == 0 else f"T = {t}": prediction for t, prediction in predictions.items()
+        }
+        rows = [
+            [self.task.draw(inputs, answer, index, context) for answer in answers.values()]
+            for index in range(min(self.count, len(inputs)))
+        ]
+        with replacing(self.path) as written:
+            sheet(rows, list(answers), legend=self.task.legend() or None).save(written)
+
+
 class _Scoring:
     """Metrics of the reference and of every T, fed batch by batch."""
 
     def __init__(
         self, snn: SNN, task: Task, marks: list[int], delay: Delay, delays: dict[int, int], reference: nn.Module | None,
-        confidence: Sequence[float], chunk: int | None,
+        confidence: Sequence[float], chunk: int | None, sheet: _Sheet | None,
     ) -> None:  # fmt: skip
         self.snn, self.task, self.marks, self.ann, self.chunk = snn, task, marks, reference, chunk
-        self.delay, self.delays = delay, delays
+        self.delay, self.delays, self.sheet = delay, delays, sheet
         self.metrics: dict[int, MetricCollection] = {}
         self.counts = Counts()
         self.exits = [_Exit(level) for level in confidence]
@@ -215,6 +258,8 @@ class _Scoring:
             if t not in self.metrics:
                 self.metrics[t] = self.task.metrics(prediction)
             self.metrics[t].update(prediction, target)
+        if self.sheet is not None:
+            self.sheet.draw(next(iter(inputs.values())), target, context, predictions)
         for stop in self.exits:
             stop.update(self.task, {t: prediction for t, prediction in predictions.items() if t}, target)
         self.counts = counts

@@ -7,8 +7,8 @@ from torch.utils.data import Dataset
 
 from tospike import data
 from tospike.data import preview
-from tospike.data.palette import colours
 from tospike.errors import DataError, OptionError
+from tospike.pictures.palette import colours
 
 pytest.importorskip("PIL.Image")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tospike.data.targets import IGNORE, TargetPreparation, collate_lists, collate_padded
+from tospike.data.targets import TargetPreparation, collate_lists, collate_padded
 from tospike.errors import MissingExtraError, OptionError
+from tospike.pictures.palette import IGNORE
 
 pytest.importorskip("torchvision")
 Image = pytest.importorskip("PIL.Image")

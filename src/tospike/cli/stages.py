@@ -17,7 +17,7 @@ from tospike.cli.sources import ARCHIVE, archive_of, data_of, default_data, dige
 from tospike.errors import DataError, OptionError, require
 from tospike.report import curve_table
 
-RESULT, DIAGNOSIS = "result.json", "diagnosis.json"
+RESULT, DIAGNOSIS, PICTURES = "result.json", "diagnosis.json", "answers.png"
 SHARED = ("network", "weights", "data", "root", "data_options")  # what later commands take over from `convert`
 
 
@@ -165,6 +165,7 @@ def evaluate(
     samples: int = 0,
     batch_size: int = 250,
     device: str | None = None,
+    pictures: bool = False,
     out: str | None = None,
     force: bool = False,
     json: bool = False,
@@ -185,6 +186,7 @@ def evaluate(
         samples: Test images, rounded up to batches; 0 for all of them.
         batch_size: Images in a batch.
         device: Where to run, e.g. cuda.
+        pictures: Write a sheet of samples with the answers of both networks, answers.png, too.
         out: Folder for the result; the run folder when not given.
         force: Replace a result that is there.
         json: Print the result as JSON.
@@ -197,6 +199,7 @@ def evaluate(
         "delay": delay,
         "samples": samples,
         "batch_size": batch_size,
+        "pictures": pictures,
     }
     path = subject.folder.path / RESULT
     if subject.folder.is_done("evaluate", options, force, RESULT, subject.hash):
@@ -213,6 +216,7 @@ def evaluate(
             reference=reference,
             device=device,
             save=path,
+            pictures=subject.folder.path / PICTURES if pictures else None,
         )
         subject.folder.done("evaluate", options, subject.hash)
     if json:

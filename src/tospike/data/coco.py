@@ -19,10 +19,11 @@ from torch.utils.data import Dataset
 from tospike.data.base import Data, collate
 from tospike.data.folders import MEAN, STD, open_image
 from tospike.data.sources import source
-from tospike.data.targets import IGNORE, Sizes, TargetPreparation, collate_lists, collate_padded, vision_package
+from tospike.data.targets import Sizes, TargetPreparation, collate_lists, collate_padded, vision_package
 from tospike.data.voc import CLASSES as VOC_CLASSES
 from tospike.data.voc import LEAST, prepared
 from tospike.errors import DataError, missing_extra
+from tospike.pictures.palette import IGNORE
 from tospike.tasks import Detection, Segmentation
 
 FILES = (
@@ -185,7 +186,7 @@ def read_coco_boxes(folder: Path, *, augment: bool = True, size: Sizes = None) -
         preparation.shape,
         plain,
         collate=collate_lists,
-        task=Detection(),
+        task=Detection(names=classes),
     )
 
 
@@ -229,7 +230,7 @@ def read_coco_masks(
     augmented = CocoMasks(train, preparation.augmented(), classes) if augment else plain
     return Data(
         "coco-segmentation", augmented, held_out, VOC_CLASSES, preparation.shape, plain, tuple(mean), tuple(std),
-        collate_padded if size is None else collate, Segmentation(),
+        collate_padded if size is None else collate, Segmentation(names=VOC_CLASSES),
     )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tospike.data.base import Data
-from tospike.data.pictures import draw_boxes, draw_mask, sheet, to_image
-from tospike.data.targets import IGNORE
 from tospike.errors import DataError, OptionError, is_count, require
+from tospike.pictures import draw_boxes, draw_mask, sheet, to_image
+from tospike.pictures.palette import IGNORE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -135,5 +135,5 @@ def _strange(found: Data, sample: tuple[Any, ...]) -> DataError:
     return DataError(
         f"Samples of {found.name} cannot be drawn", got=shapes,
         expected="an image [1 or 3, H, W] alone, with a class, a mask [H, W] of integers, or a dict of boxes and labels; or a clip "
-        "[1 or 3, F, H, W]", remedy="Draw them by tospike.data.pictures.",
+        "[1 or 3, F, H, W]", remedy="Draw them by tospike.pictures.",
     )  # fmt: skip

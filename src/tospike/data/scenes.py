@@ -225,7 +225,15 @@ def read_scenes(
     )
     plain = SegmentedScenes(train.images, train.masks)
     return Data(
-        "fashion-scenes", train, test, ("background", *CLASSES), (3, size, size), plain, MEAN, STD, task=Segmentation()
+        "fashion-scenes",
+        train,
+        test,
+        ("background", *CLASSES),
+        (3, size, size),
+        plain,
+        MEAN,
+        STD,
+        task=Segmentation(names=("background", *CLASSES)),
     )
 
 
@@ -250,4 +258,4 @@ def read_detection_scenes(
         )
     )
     return Data("fashion-detection", train, test, ("background", *CLASSES), (3, size, size), BoxedScenes(train.scenes),
-                collate=collate_lists, task=Detection())  # fmt: skip
+                collate=collate_lists, task=Detection(names=("background", *CLASSES)))  # fmt: skip

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from tospike.errors import missing_extra, require
+from tospike.pictures.palette import IGNORE
 
-IGNORE = 255
 Sizes = int | Sequence[int] | None
 
 

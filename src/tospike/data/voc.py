@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 from tospike.data.base import Data, collate
 from tospike.data.folders import MEAN, STD, open_image
 from tospike.data.sources import source
-from tospike.data.targets import IGNORE, Sizes, TargetPreparation, collate_padded, vision_package
+from tospike.data.targets import Sizes, TargetPreparation, collate_padded, vision_package
 from tospike.errors import DataError
+from tospike.pictures.palette import IGNORE
 from tospike.tasks import Segmentation
 
 CLASSES = (
@@ -98,7 +99,7 @@ def read_voc(
     augmented = MaskFiles(train, preparation.augmented()) if augment else plain
     return Data(
         "voc-segmentation", augmented, held_out, CLASSES, preparation.shape, plain, tuple(mean), tuple(std),
-        collate_padded if size is None else collate, Segmentation(),
+        collate_padded if size is None else collate, Segmentation(names=CLASSES),
     )  # fmt: skip
 
 

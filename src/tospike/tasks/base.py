@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from tospike.errors import OptionError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Task(ABC):
@@ -71,6 +74,27 @@ class Task(ABC):
         if isinstance(output, dict):
             return next(iter(output.values()))
         return output[0] if isinstance(output, (tuple, list)) else output
+
+    def draw(self, inputs: Tensor, answer: Any, index: int, context: Any = None) -> Image:
+        """Draw an answer over its input; for sheets of pictures.
+
+        Args:
+            inputs: The network's first input ``[N, ...]``.
+            answer: A prediction, or the target of the batch.
+            index: Which sample of the batch.
+            context: What `feed` returned beside the batch.
+
+        Raises:
+            OptionError: The task draws no pictures.
+        """
+        raise OptionError(
+            "The task draws no pictures", got=type(self).__name__, expected="a task with a `draw` method",
+            remedy="Leave pictures= out, or define `draw` in your task.",
+        )  # fmt: skip
+
+    def legend(self) -> dict[int, str]:
+        """Return the names of the classes whose colours in pictures need an explanation; none by default."""
+        return {}
 
     def confidence(self, prediction: Any) -> Tensor:
         """Return how sure each prediction is ``[N]``, in [0, 1]; for exits before the last step.

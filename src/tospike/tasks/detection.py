@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,11 @@ from torchmetrics import MetricCollection
 from torchmetrics.detection import MeanAveragePrecision
 
 from tospike.errors import DataError, OptionError, Problem, missing_extra, require_type
+from tospike.pictures import draw_boxes, to_image
 from tospike.tasks.base import Task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 PARTS = ("transform", "backbone", "head", "anchor_generator")
 
@@ -42,12 +46,12 @@ class Shown:
 
     Attributes:
         images: The images as the network gets them, padded to one size, with the size of each.
-        originals: Height and width of each image of the loader, in pixels.
+        originals: The images of the loader, ``[3, H, W]`` each.
         targets: The targets in the pixels of `images`; None where there are none.
     """
 
     images: Any
-    originals: tuple[tuple[int, int], ...]
+    originals: tuple[Tensor, ...]
     targets: list[dict[str, Tensor]] | None
 
 
@@ -80,6 +84,7 @@ class Detection(Task):
     Attributes:
         detector: An FCOS, RetinaNet or SSD of torchvision, or a detector with the same parts; it is not changed. None only where a data set
             says what its samples ask for: `bind` puts the detector in.
+        names: Names of the classes by label, for pictures; 0 is the background.
         headline: ``"map"``, in percent.
 
     Raises:
@@ -98,6 +103,7 @@ class Detection(Task):
     """
 
     detector: nn.Module | None = None
+    names: tuple[str, ...] = ()
     network: nn.Module = field(init=False, compare=False, repr=False)
     headline = "map"
     unit = "%"
@@ -146,9 +152,8 @@ class Detection(Task):
             shown, resized = transform(images, targets)
         finally:
             transform.training = mode
-        originals = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in images)
         fed = (shown.tensors,) if targets is None else (shown.tensors, list(targets))
-        return fed, Shown(shown, originals, resized)
+        return fed, Shown(shown, tuple(images), resized)
 
     def metrics(self, prediction: Any) -> MetricCollection:
         """Return COCO's metrics for a list of ``{"boxes", "scores", "labels"}``."""
@@ -180,6 +185,13 @@ class Detection(Task):
             raise DataError("The loader gave images without targets", got="images", expected="(images, targets)",
                             remedy='Let the loader yield a list of {"boxes": [K, 4], "labels": [K]} beside the images.')  # fmt: skip
 
+    def draw(self, inputs: Tensor, answer: Any, index: int, context: Shown | None = None) -> Image:
+        """Draw the boxes of a prediction, with their scores, or of a target, into the loader's image."""
+        assert context is not None
+        found, labels = answer[index], answer[index]["labels"]
+        names = [self.names[label] if label < len(self.names) else str(label) for label in labels.tolist()]
+        return draw_boxes(to_image(context.originals[index]), found["boxes"], names, found.get("scores"), labels=labels)
+
     def spiking(self, snn: nn.Module, **run: Any) -> nn.Module:
         """Return a detector that answers with the boxes of the SNN: ``model(images)`` as before.
 
@@ -198,8 +210,7 @@ class Detection(Task):
         head = _Answer(output, compute_loss=getattr(detector.head, "compute_loss", None))
         levels = _Answer(dict(enumerate(self._levels(images.tensors))))
         detector._modules = {**detector._modules, "transform": transform, "backbone": levels, "head": head}
-        originals = [images.tensors.new_empty(1).expand(3, *size) for size in context.originals]
-        return detector(originals, context.targets if training else None)
+        return detector(list(context.originals), context.targets if training else None)
 
     def _levels(self, images: Tensor) -> Sequence[Tensor]:
         """Return maps of the sizes that the backbone gives, without computing them."""

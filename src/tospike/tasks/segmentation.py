@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,12 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from tospike.errors import DataError
+from tospike.pictures import draw_mask, to_image
+from tospike.pictures.palette import IGNORE
 from tospike.tasks.base import Task
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Segmentation(Task):
     Attributes:
         ignore: Class of pixels that count nowhere; 255 in Pascal VOC.
         auxiliary: Weight of the further maps in the training loss.
+        names: Names of the classes, for pictures.
         headline: ``"miou"``, in percent.
 
     Source: Everingham et al., "The Pascal Visual Object Classes challenge: a retrospective", 2015. The weight of 0.5 is that of
@@ -39,8 +45,9 @@ class Segmentation(Task):
         {'miou': 100.0, 'pixel_accuracy': 100.0}
     """
 
-    ignore: int = 255
+    ignore: int = IGNORE
     auxiliary: float = 0.5
+    names: tuple[str, ...] = ()
     headline = "miou"
     unit = "%"
 
@@ -70,6 +77,17 @@ class Segmentation(Task):
         )
         first, *further = (functional.cross_entropy(one, target, ignore_index=self.ignore) for one in maps)
         return first + self.auxiliary * torch.stack(further).sum() if further else first
+
+    def draw(self, inputs: Tensor, answer: Tensor, index: int, context: Any = None) -> Image:
+        """Draw the classes of a map of logits, or of a mask, over the image."""
+        image, drawn = inputs[index].detach().float(), answer[index]
+        low, high = image.min(), image.max()  # normalised images are shown at full contrast
+        classes = drawn.argmax(0) if drawn.ndim == 3 else drawn
+        return draw_mask(to_image((image - low) / (high - low).clamp(min=1e-12)), classes)
+
+    def legend(self) -> dict[int, str]:
+        """Return the names of the classes but the background, and of pixels that do not count."""
+        return dict(list(enumerate(self.names))[1:])
 
     def check_target(self, prediction: Any, target: Any) -> None:
         """Raise unless logits are ``[N, C, H, W]`` and masks integers ``[N, H, W]`` below C, or to be ignored."""

@@ -1,6 +1,6 @@
 import torch
 
-from tospike.data.palette import IGNORED, OKABE_ITO, colours, seen
+from tospike.pictures.palette import IGNORED, OKABE_ITO, colours, seen
 
 
 def nearest(rgb):

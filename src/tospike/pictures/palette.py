@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 OKABE_ITO = (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)
+IGNORE = 255  # class of pixels that count nowhere, as in Pascal VOC
 IGNORED = (255, 255, 255)  # of pixels that a mask says nothing about
 COUNT = 255
 LEVELS = (0, 36, 73, 109, 146, 182, 219, 255)  # of each channel, from which further colours are chosen

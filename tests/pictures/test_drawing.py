@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tospike.data.pictures import colours, draw_boxes, draw_mask, to_image
 from tospike.errors import MissingExtraError, OptionError
+from tospike.pictures import colours, draw_boxes, draw_mask, to_image
 
 Image = pytest.importorskip("PIL.Image")
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tospike.data.palette import IGNORED, colours
-from tospike.data.targets import IGNORE
 from tospike.errors import missing_extra, require
+from tospike.pictures.palette import IGNORE, IGNORED, colours
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from tospike.data.palette import IGNORED, colours
-from tospike.data.sheets import LINE, SPACE, fitted, sheet
 from tospike.errors import OptionError
+from tospike.pictures.palette import IGNORED, colours
+from tospike.pictures.sheets import LINE, SPACE, fitted, sheet
 
 Image = pytest.importorskip("PIL.Image")
 RED, GREEN = (255, 0, 0), (0, 255, 0)

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from tospike.data.palette import IGNORED
-from tospike.data.palette import colours as colours
-from tospike.data.sheets import fitted as fitted
-from tospike.data.sheets import font, pillow
-from tospike.data.sheets import sheet as sheet
-from tospike.data.targets import IGNORE
 from tospike.errors import require
+from tospike.pictures.palette import IGNORE, IGNORED, colours
+from tospike.pictures.sheets import fitted, font, pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
