@@ -30,6 +30,7 @@ ORDER = [
     "diagnose",
     "result",
     "evaluate",
+    "play",
     "energy",
     "testing",
     "export",
