@@ -178,8 +178,23 @@ def digits_net(classes: int = 10, channels: int = 1) -> nn.Sequential:
     return network
 
 
+def actor(inputs: int, outputs: int, widths: Sequence[int] = (256, 256)) -> nn.Sequential:
+    """Build a policy for actions in [−1, 1]: linear layers with ReLU, and a tanh at the end.
+
+    Example:
+        >>> import torch
+        >>> actor(11, 3)(torch.zeros(2, 11)).shape
+        torch.Size([2, 3])
+    """
+    network = nn.Sequential()
+    for width in widths:
+        network.extend([nn.Linear(inputs, width), nn.ReLU()])
+        inputs = width
+    return network.extend([nn.Linear(inputs, outputs), nn.Tanh()])
+
+
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    builder.__name__: builder for builder in (resnet20, resnet18, resnet34, vgg16, digits_net)
+    builder.__name__: builder for builder in (resnet20, resnet18, resnet34, vgg16, digits_net, actor)
 }
 
 
