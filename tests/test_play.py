@@ -4,10 +4,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
 from torch import nn
 
 import tospike as ts
-from tospike.errors import OptionError
+from tospike.errors import OptionError, UnsupportedOperationError
 from tospike.report import curve_table
 from tospike.tasks.episodes import Episodes
 
@@ -121,6 +122,23 @@ def test_the_inverted_pendulum_of_mujoco():
     snn = ts.convert(control.network, ts.CRPI(), calibration=control.observations(100))
     result = ts.play(snn, control, time_steps=(512,), seeds=range(2), progress=False)
     assert result.curve[512] == pytest.approx(result.reference, rel=0.02)
+
+
+def test_a_policy_with_tanh_inside_is_refused_as_any_network_and_one_with_relu_plays():
+    for activation in (nn.Tanh, nn.ReLU):
+        model = PPO("MlpPolicy", "CartPole-v1", policy_kwargs={"activation_fn": activation}, seed=0, device="cpu")
+        control = ts.Control.from_sb3(model, "CartPole-v1")
+        calibration = control.observations(100)
+        if activation is nn.Tanh:
+            with pytest.raises(UnsupportedOperationError, match="tanh"):
+                ts.convert(control.network, ts.CRPI(), calibration=calibration)
+        else:
+            snn = ts.convert(control.network, ts.CRPI(carry=0), calibration=calibration)
+            wanted = control.answer(calibration[0])
+            torch.testing.assert_close(
+                snn(calibration[0], time_steps=1024), wanted, rtol=0, atol=0.02 * float(wanted.abs().max())
+            )
+            assert ts.play(snn, control, time_steps=(4,), seeds=range(3), progress=False).scores[4]["length"] > 5
 
 
 def test_the_same_call_gives_the_same_result(control, snn):
