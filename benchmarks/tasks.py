@@ -83,8 +83,9 @@ def table(rows, command):
     lines = [
         "# Segmentation, detection, video", "", made_by(command), "",
         "Networks of the zoo on scenes and clips that are composed of Fashion-MNIST items, with test items in test samples only. "
-        "Points lost to the ANN (mIoU, mAP over overlaps 0.5 to 0.95, top-1 of videos); spikes per neuron and step at T = 8. Seed 0. LTB: 5,000 calibration "
-        "samples; delayed: read out from T/2 on for segmentation, else by the estimate of the conversion. Auto is made for each T, from 500 samples.", "", PUBLISHED, "",
+        "Points lost to the ANN (mIoU, mAP over overlaps 0.5 to 0.95, top-1 of videos); spikes per neuron and step at T = 8. Seed 0. "
+        "LTB: 5,000 calibration samples; delayed: read out from T/2 on for segmentation, else by the estimate of the conversion. "
+        "Auto is made for each T, from 500 samples.", "", PUBLISHED, "",
         "| network | samples | ANN | method | " + " | ".join(f"T={t}" for t in TIME_STEPS) + " | spikes | analog operations |",
         "|---|---|---|---|" + "---|" * (len(TIME_STEPS) + 2),
     ]  # fmt: skip

@@ -31,6 +31,7 @@ ORDER = [
     "diagnose",
     "result",
     "evaluate",
+    "play",
     "energy",
     "testing",
     "export",

@@ -75,6 +75,7 @@ from tospike.methods.tuning import tuning as tuning
 from tospike.neurons import NeuronModel as NeuronModel
 from tospike.neurons import PreRun as PreRun
 from tospike.neurons.surrogate import Surrogate as Surrogate
+from tospike.play import play as play
 from tospike.prepare import prepare as prepare
 from tospike.report import write_report as write_report
 from tospike.result import Result as Result
@@ -84,9 +85,11 @@ from tospike.run.network import Conversion as Conversion
 from tospike.run.simulate import simulate as simulate
 from tospike.run.work import LayerWork as LayerWork
 from tospike.tasks import Classification as Classification
+from tospike.tasks import Control as Control
 from tospike.tasks import Detection as Detection
 from tospike.tasks import Regression as Regression
 from tospike.tasks import Segmentation as Segmentation
+from tospike.tasks import Statistics as Statistics
 from tospike.tasks import Task as Task
 from tospike.tasks import Video as Video
 from tospike.train import fit as fit

@@ -108,6 +108,7 @@ class Energy:
         curve: Headline score by T.
         headline: What the score is, with its unit.
         notes: What to know before quoting the figures, in sentences.
+        per: What the energy is that of: one ``"sample"``, or one ``"decision"`` of control.
     """
 
     prices: EnergyTable
@@ -122,6 +123,7 @@ class Energy:
     curve: dict[int, float]
     headline: str
     notes: tuple[str, ...] = ()
+    per: str = "sample"
 
     @property
     def snn(self) -> dict[int, float]:
@@ -153,9 +155,9 @@ class Energy:
         figures = f"{self.prices.name}: {self.prices.multiply_add:g} pJ per multiply-add, {self.prices.synaptic_operation:g} pJ per synaptic operation"
         spikes = _listed(f"{n:.3g} at T={t}" for t, n in self.spikes_per_synapse.items())
         return [
-            f"The ANN takes {_joules(self.ann)} for one sample, {self.ann_frames_per_watt:.4g} FPS/W ({figures}).",
+            f"The ANN takes {_joules(self.ann)} for one {self.per}, {self.ann_frames_per_watt:.4g} FPS/W ({figures}).",
             *self.verdict(),
-            f"Spikes pay up to {self.break_even:.3g} per synapse and sample; there are {spikes}.",
+            f"Spikes pay up to {self.break_even:.3g} per synapse and {self.per}; there are {spikes}.",
             *(f"SOP{share}, the synaptic operations at the first T above {share} % of the reference: {n:.4g}."
               for share, n in ((90, self.sop90), (95, self.sop95)) if n is not None),
             self._left_out(), *self.notes,
@@ -185,7 +187,7 @@ class Energy:
     def table(self) -> Table:
         """Return a table with the ANN in its first row, then one row for each T; what is not covered stands below it."""
         shown = Table(
-            title=f"Energy for one sample, {self.prices.name}",
+            title=f"Energy for one {self.per}, {self.prices.name}",
             caption="\n".join(self.summary()),
             caption_justify="left",
         )
@@ -251,7 +253,7 @@ def energy(result: Result, table: str | EnergyTable = "horowitz-45nm", *, first_
         _operations_above(result, 0.90), _operations_above(result, 0.95),
         {t: result.neurons * t for t in marks}, dict(Counter(map(_name, result.uncounted))),
         {t: result.curve[t] for t in marks}, f"{result.headline} [{result.unit}]" if result.unit else result.headline,
-        tuple(_notes(result, table)),
+        tuple(_notes(result, table)), result.per,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from tospike.graph.batches import move, split_batch
 from tospike.graph.trace import run_network
 from tospike.pictures import sheet
 from tospike.progress import track
-from tospike.result import Result
+from tospike.result import Result, described
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
 from tospike.run.schedule import Delay, check_run, ordered
@@ -274,14 +274,12 @@ class _Scoring:
             task=type(self.task).__name__, headline=headline, unit=self.task.unit,
             curve={t: scores[t][headline] for t in self.marks}, scores=scores, delays=self.delays,
             reference=ann.get(headline), reference_scores=ann, reference_name="ANN" if ann else "",
-            approaches=made.reference, rates=self.counts.rates(),
+            rates=self.counts.rates(),
             spikes_per_neuron={t: self.counts.spikes_per_neuron(t) for t in self.marks},
             operations={t: self.counts.synaptic_operations(t) for t in self.marks},
             analog_operations={t: self.counts.analog_operations(t) for t in self.marks},
-            method=made.method, settings=made.settings, seed=made.seed,
-            spikes=made.neuron.spikes, capacity=made.neuron.capacity, calibration_samples=made.calibration_samples,
-            neurons_added=made.neurons_added, latency={t: made.neuron.latency(t, made.depth) for t in self.marks},
             exits={e.level: {headline: self.task.scores(e.metrics)[headline], "steps": e.mean_steps()} for e in self.exits if e.metrics},
             samples=self.counts.samples, uncounted=sorted(self.counts.uncounted), layers=self.counts.layers(self.marks),
             neurons=made.members * sum(self.counts.neurons.values()), higher_is_better=self.task.higher_is_better,
+            **described(made, self.marks),
         )  # fmt: skip

@@ -24,4 +24,6 @@ def track(items: Iterable[T], what: str, *, total: int | None = None, shown: boo
         >>> list(track([1, 2], "count", shown=False))
         [1, 2]
     """
-    return rich_track(items, what, total=total, transient=True, disable=not shown, console=Console(stderr=True))
+    if not shown:  # a disabled bar of rich would still print an empty line
+        return items
+    return rich_track(items, what, total=total, transient=True, console=Console(stderr=True))

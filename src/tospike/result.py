@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tospike.files import Record
+from tospike.run.network import Conversion
 from tospike.run.work import LayerWork
+
+
+def described(made: Conversion, marks: Sequence[int]) -> dict[str, Any]:
+    """Return what a `Result` says of how its SNN was made, by the names of its fields.
+
+    Args:
+        made: The record of the conversion.
+        marks: The T that were scored.
+    """
+    return {
+        "approaches": made.reference, "method": made.method, "settings": made.settings, "seed": made.seed,
+        "spikes": made.neuron.spikes, "capacity": made.neuron.capacity, "calibration_samples": made.calibration_samples,
+        "neurons_added": made.neurons_added, "latency": {t: made.neuron.latency(t, made.depth) for t in marks},
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,12 +53,13 @@ class Result(Record):
         latency: Steps from the first input to the last output by T; more than T where layers wait for each other.
         exits: By confidence: the headline score when each sample stops at the first T of the curve with that much confidence, and
             ``"steps"``, the T at which samples stopped, on average.
-        samples: Samples scored.
+        samples: Samples scored; of control, episodes.
         finished: False if the evaluation was interrupted.
         uncounted: Operations that are no layers (sums, pooling, normalisation, softmax, ...), which the counts leave out.
         layers: What each layer did for one sample; empty in results of versions that did not note it.
         neurons: Neurons that are updated at each step, for one sample.
         higher_is_better: Whether a larger headline score is a better network.
+        per: What spikes, operations, layers and neurons are given for: ``"sample"``, or ``"decision"`` of control.
     """
 
     task: str
@@ -74,6 +91,7 @@ class Result(Record):
     layers: list[LayerWork] = field(default_factory=list)
     neurons: int = 0
     higher_is_better: bool = True
+    per: str = "sample"
 
     @classmethod
     def from_raw(cls, raw: dict[str, Any]) -> Result:

@@ -140,7 +140,7 @@ def test_zoo_networks_load_in_eval_mode():
 def test_interrupting_ends_with_the_status_of_the_shell_and_says_what_was_kept(tmp_path, capsys, monkeypatch):
     update, calls = ts.Classification.prediction, []
 
-    def stop_later(self, output):
+    def stop_later(self, output, context=None):
         calls.append(output)
         if len(calls) > 10:  # in the second batch: a batch has the ANN's output and six checkpoints
             raise KeyboardInterrupt

@@ -7,6 +7,7 @@ from torch import nn
 
 import tospike as ts
 from tospike.errors import OptionError, SimulationError
+from tospike.run.counts import Counts
 
 
 @pytest.fixture
@@ -83,6 +84,60 @@ def test_signed_neurons_carry_too(policy):
     snn = ts.convert(policy, ts.SNM().using(carry=1.0), calibration=[torch.randn(64, 3).double()])
     controller, x = ts.Controller(snn, time_steps=3), observations(1)[0]
     assert not torch.equal(controller(x), controller(x))
+
+
+def test_a_carry_answers_for_all_steps(policy):
+    carrying, plain = (
+        ts.convert(policy, ts.CRPI(carry=share), calibration=[torch.randn(64, 3).double()]) for share in (0.5, 0.0)
+    )
+    for delay in (1, -2):
+        with pytest.raises(OptionError, match="carry"):
+            ts.Controller(carrying, time_steps=4, delay=delay)
+    assert ts.Controller(carrying, time_steps=16, delay="auto").delay == 0
+    assert ts.Controller(plain, time_steps=4, delay=-1).delay == 3
+    x = observations(1)[0]
+    assert torch.equal(ts.Controller(plain, time_steps=6, delay=2)(x), plain(x, time_steps=6, delay=2))
+
+
+def test_those_that_go_on_keep_what_they_carry(policy):
+    for method in (ts.CRPI(carry=1.0), ts.SNM().using(carry=1.0)):
+        snn = ts.convert(policy, method, calibration=[torch.randn(64, 3).double()])
+        all_of_them, some = (ts.Controller(snn, time_steps=5) for _ in range(2))
+        first, second = observations(2)
+        assert torch.equal(all_of_them(first), some(first))
+        going = torch.tensor([True, False, False, True])
+        some.keep(going)
+        torch.testing.assert_close(some(second[going]), all_of_them(second)[going])
+        with pytest.raises(SimulationError, match="going"):
+            some.keep(going)
+
+
+def test_counts_are_those_of_the_runs(policy):
+    snn = ts.convert(policy, ts.CRPI(carry=0.5), calibration=[torch.randn(64, 3).double()])
+    counts, alone = Counts(), Counts()
+    controller, x = ts.Controller(snn, time_steps=5, counts=counts), observations(1)[0]
+    controller(x)
+    list(ts.simulate(snn, x, time_steps=5, counts=alone))
+    assert (counts.samples, counts.spikes) == (4, alone.spikes)
+    controller(x)
+    assert counts.samples == 8
+    assert all(len(row) == 5 for row in counts.spikes.values())
+
+
+@pytest.mark.parametrize("code", ["taper", "fit", "rate"])
+def test_ternary_spikes_of_any_code_carry_what_was_not_sent(code):
+    """On a constant observation the mean over decisions comes nearer to the ANN's answer than a single one."""
+    gained = 0
+    for seed in range(5):
+        torch.manual_seed(seed)
+        policy = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)).double()
+        x = torch.randn(16, 3, dtype=torch.float64)
+        method = ts.Auto(4, code=code).using(carry=1.0, refiners=())
+        controller = ts.Controller(ts.convert(policy, method, calibration=[x]), time_steps=4)
+        answers = torch.stack([controller(x) for _ in range(32)])
+        wanted = policy(x).detach()
+        gained += float((answers.mean(0) - wanted).abs().mean()) < 0.6 * float((answers[0] - wanted).abs().mean())
+    assert gained >= 4
 
 
 def test_reset_forgets_all_environments_or_some(policy):

@@ -24,6 +24,8 @@ from tospike.errors import is_count, refuse_unknown, require
 from tospike.files import replacing
 from tospike.report import curve_table, draw_curve
 from tospike.train import FitOptions
+from tospike.zoo import reinforce
+from tospike.zoo.actors import ACTORS
 from tospike.zoo.recipes import RECIPES, Recipe, recipe
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
@@ -47,7 +49,11 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
         ("batches", batches, batches >= 1, "an integer >= 1", 200),
     )
     if dataset == "auto":
-        dataset = "fashion-mnist" if data.is_available("fashion-mnist") and len(zoo.available()) > 1 else "digits"
+        dataset = (
+            "fashion-mnist"
+            if data.is_available("fashion-mnist") and any(name in RECIPES for name in zoo.available())
+            else "digits"
+        )
     found = data.load(dataset)
     _, test = found.loaders(100, test_batch_size=250)
     scored: list[Any] = list(islice(test, -(-samples // 250) or None))
@@ -75,7 +81,7 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
 
 def _demo_networks(dataset: str, batches: int, console: Console) -> list[tuple[str, nn.Module, ts.Method | None]]:
     if dataset == "fashion-mnist":
-        trained = {name: zoo.load(name) for name in zoo.available() if name not in zoo.ALIASES}
+        trained = {name: zoo.load(name) for name in zoo.available() if name in RECIPES}
     else:
         trained = {}
         for name in ("digits-relu", "digits-qcfs-l4"):
@@ -171,7 +177,8 @@ def recipes(name: str | None = None) -> int:
     """
     console = Console()
     if name is not None:
-        print(recipe(name).to_yaml(), end="")
+        refuse_unknown("recipe", name, RECIPES | ACTORS)
+        print((ACTORS[name] if name in ACTORS else recipe(name)).to_yaml(), end="")
         return 0
     table = Table(
         Column("recipe", no_wrap=True), Column("epochs", no_wrap=True), "published top-1 in %",
@@ -181,6 +188,16 @@ def recipes(name: str | None = None) -> int:
         figures = ", ".join(f"{t if t == 'ann' else f'T={t}'} {value}" for t, value in entry.expected.items())
         spent = f"{entry.epochs} + {entry.tuning_epochs}" if entry.tuning else str(entry.epochs)
         table.add_row(f"[bold]{key}", spent, figures)
+    console.print(table)
+    table = Table(
+        Column("actor", no_wrap=True),
+        "environment",
+        "at most steps",
+        "weights from a return of",
+        title="Actors, trained by TD3",
+    )
+    for key, actor in ACTORS.items():
+        table.add_row(f"[bold]{key}", actor.environment, f"{actor.steps:,}", f"{actor.target:g}")
     console.print(table)
     return 0
 
@@ -196,13 +213,17 @@ def train(
     """Train the network of a recipe, tune its SNN if the recipe says so, and write weights and histories.
 
     Args:
-        recipe: Name of a recipe, or a file (*.yaml, *.json); an unknown name lists them all.
+        recipe: Name of a recipe or of an actor, or a file (*.yaml, *.json); an unknown name lists them all.
         out: Folder for the checkpoint, the metrics, the history and the weights.
         root: Folder that holds the data set; searched in the usual places when not given.
         epochs: Epochs instead of the recipe's own.
         tuning_epochs: Epochs of the tuning instead of the recipe's own.
         resume: Go on from the checkpoint of an interrupted run.
     """
+    if recipe in ACTORS:
+        require("an actor", *((name, value, value is None, "nothing: an actor has no epochs and no data set", None)
+                              for name, value in (("epochs", epochs), ("tuning_epochs", tuning_epochs), ("root", root))))  # fmt: skip
+        return _train_actor(recipe, Path(out), resume)
     entry = zoo.recipes.recipe(recipe)
     changes: dict[str, Any] = {"epochs": epochs, "tuning_epochs": tuning_epochs}
     entry = dataclasses.replace(entry, **{key: value for key, value in changes.items() if value is not None})
@@ -222,6 +243,13 @@ def train(
         console.print(f"SNN at T = {steps}: {history.last.test_scores}", highlight=False)
     if entry.expected:
         console.print(f"Published: {dict(entry.expected)} ({entry.source})", highlight=False)
+    return 0
+
+
+def _train_actor(name: str, folder: Path, resume: bool) -> int:
+    checkpoint = reinforce.train(ACTORS[name], folder, resume=resume)
+    path, scores = reinforce.export(ACTORS[name], checkpoint, folder)
+    Console().print(f"{path}: {scores}", highlight=False)
     return 0
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tospike import data, zoo
 from tospike.archive.container import digest
 from tospike.errors import DataError, OptionError, missing_extra, require, require_type
+from tospike.zoo.actors import ACTORS
 from tospike.zoo.recipes import recipe
 
 KINDS = "a name of the zoo, torchvision:NAME, timm:NAME, module.path:callable, or a file *.onnx"
@@ -168,13 +169,14 @@ def data_of(
 
 
 def default_data(network: str) -> str | None:
-    """Return the data that a network of the zoo was trained on; None for any other."""
+    """Return the data that a network of the zoo was trained on; None for any other, and for actors."""
     full = zoo.ALIASES.get(network, network)
-    return recipe(full).data if network in zoo.available() else None
+    return recipe(full).data if network in zoo.available() and full not in ACTORS else None
 
 
 def example_of(network: str, shape: list[int] | None) -> Tensor:
     """Return an input of zeros, by the shape that is given, that of the zoo's data, or that of photographs."""
     require("the example", ("shape", shape, not shape or min(shape) >= 1, "sizes >= 1, batch first", [1, 3, 224, 224]))
     known = default_data(network)
-    return torch.zeros(shape or [1, *(zoo.EXAMPLES[known] if known else (3, 224, 224))])
+    plain = (ACTORS[network].inputs,) if network in ACTORS else (3, 224, 224)
+    return torch.zeros(shape or [1, *(zoo.EXAMPLES[known] if known else plain)])

@@ -112,7 +112,7 @@ def trade_off_chart(results: Mapping[str, Result], costs: Mapping[str, Energy], 
         for label, result in results.items() if label in costs for t, score in result.curve.items()
     ]  # fmt: skip
     anns = [{"network": label, "energy": 1e6 * cost.ann} for label, cost in costs.items()]
-    x = alt.X("energy:Q", title="energy for one sample [µJ]", scale=alt.Scale(type="log"))
+    x = alt.X("energy:Q", title=f"energy for one {next(iter(costs.values())).per} [µJ]", scale=alt.Scale(type="log"))
     y = alt.Y("score:Q", title=_title(next(iter(costs.values()))), scale=alt.Scale(zero=False))
     channels = _network(costs, {label: f"ANN {1e6 * cost.ann:.3g} µJ, dashed" for label, cost in costs.items()})
     tooltip = [alt.Tooltip("network:N"), alt.Tooltip("T:Q"), alt.Tooltip("score:Q", format=".2f"), alt.Tooltip("energy:Q", format=".4g", title="µJ"),

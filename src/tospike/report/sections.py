@@ -107,7 +107,8 @@ def scores(results: Mapping[str, Result]) -> list[Section]:
         reference = "–" if result.reference is None else f"{result.reference:.2f}"
         rows.append([label, reference, *(f"{result.curve[t]:.2f}" if t in result.curve else "–" for t in marks)])
     first = next(iter(results.values()))
-    caption = f"{first.headline} over T; {first.samples:,} samples. Dashed: the network it was converted from."
+    scored = "samples" if first.per == "sample" else "episodes"
+    caption = f"{first.headline} over T; {first.samples:,} {scored}. Dashed: the network it was converted from."
     table = Listing("Scores", ["network", "reference", *(f"T = {t}" for t in marks)], rows)
     return [
         Section("scores", "Score over time-steps", [], [Drawn("curve", caption, charts.curve_chart(results))], [table])
@@ -145,7 +146,7 @@ def energies(results: Mapping[str, Result], costs: Mapping[str, Energy]) -> list
     verdicts = [f"{label}: {' '.join(cost.verdict()[:-1])}" for label, cost in costs.items()]
     sentences = [[label, " ".join(cost.summary())] for label, cost in costs.items()]
     listings = [
-        Listing("Energy for one sample", head, rows),
+        Listing(f"Energy for one {next(iter(costs.values())).per}", head, rows),
         Listing("In words, and what is not covered", [], sentences, folded=True, text=True),
     ]
     chart = Drawn("energy", caption, charts.trade_off_chart(results, costs))
@@ -223,7 +224,7 @@ def layers(results: Mapping[str, Result], made: Mapping[str, Conversion]) -> lis
             for layer in result.layers
         ]
         head = ["layer", "part", "multiply-adds of the ANN", *(f"T = {t}" for t in marks)]
-        tables.append(Listing(f"{label}: operations of every layer for one sample", head, rows, folded=True))
+        tables.append(Listing(f"{label}: operations of every layer for one {result.per}", head, rows, folded=True))
     analog = [
         f"{label}: {', '.join(conversion.analog)} run in analog."
         for label, conversion in made.items()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tospike.errors import DataError, OptionError
+from tospike.errors import DataError, OptionError, refuse_unknown
 from tospike.files import replacing
 from tospike.graph.kinds import TrainableActivation
 from tospike.methods import method
 from tospike.prepare import prepare
+from tospike.tasks.control import Control
 from tospike.zoo import networks
+from tospike.zoo.actors import ACTORS
 from tospike.zoo.recipes import RECIPES, Recipe, recipe
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -77,28 +79,79 @@ def load(name: str, folder: Path | None = None) -> nn.Module:
         DataError: The file is damaged.
     """
     full = ALIASES.get(name, name)
-    places = (WEIGHTS,) if folder is None else (folder, WEIGHTS)
-    path = next((place for place in (where / f"{full}.safetensors" for where in places) if place.exists()), None)
-    if path is None:
-        raise OptionError("The zoo has no such network", got=repr(name), expected=f"one of {', '.join(available())}",
-                          remedy=f"Train it: tospike train {full}" if full in RECIPES else "Choose one of these.")  # fmt: skip
-    entry = recipe(full)
-    ann = build(entry, start=False)
-    for module in ann.modules():
-        if isinstance(module, TrainableActivation):  # as it was prepared, not as it was built to be overwritten
-            module.method = method(entry.method, **entry.method_options)
+    path = _file(full, folder)
+    if full in ACTORS:
+        ann: nn.Module = networks.build("actor", **ACTORS[full].network_options)
+    else:
+        entry = recipe(full)
+        ann = build(entry, start=False)
+        for module in ann.modules():
+            if isinstance(module, TrainableActivation):  # as it was prepared, not as it was built to be overwritten
+                module.method = method(entry.method, **entry.method_options)
     try:
         ann.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise DataError("The weights of a zoo network cannot be read", where=str(path), got=str(error).splitlines()[0],
-                        expected="the file that was installed", remedy=f"Install tospike again, or run: tospike train {full}") from error  # fmt: skip
+        raise _damaged(path, error) from error
     return ann.eval()
 
 
-def save(ann: nn.Module, name: str, folder: Path = WEIGHTS) -> Path:
-    """Write the weights of a network as safetensors, in one piece or not at all."""
+def control(name: str, folder: Path | None = None, **options: Any) -> Control:
+    """Return an actor of the zoo with the environment that it was trained in.
+
+    Args:
+        name: An actor, e.g. ``"hopper-td3"``.
+        folder: See `load`.
+        options: Those of ``gymnasium.make``, e.g. ``max_episode_steps=100``.
+
+    Raises:
+        OptionError: There is no such actor, or it has no weights yet.
+        MissingExtraError: gymnasium or MuJoCo is not installed.
+
+    Example:
+        >>> control("inverted-double-pendulum-td3").limit
+        1000
+    """
+    refuse_unknown("actor", name, ACTORS)
+    return Control(ACTORS[name].environment, load(name, folder), options, bounds="scale")
+
+
+def notes(name: str, folder: Path | None = None) -> dict[str, str]:
+    """Return what stands beside the weights of a network: its recipe, and of an actor the return that was measured.
+
+    Raises:
+        OptionError: There are no weights of this name.
+        DataError: The file is damaged.
+
+    Example:
+        >>> float(notes("inverted-double-pendulum-td3")["return"]) > 9000
+        True
+    """
+    path = _file(ALIASES.get(name, name), folder)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _file(full: str, folder: Path | None) -> Path:
+    places = (WEIGHTS,) if folder is None else (folder, WEIGHTS)
+    path = next((place for place in (where / f"{full}.safetensors" for where in places) if place.exists()), None)
+    if path is None:
+        raise OptionError("The zoo has no such network", got=repr(full), expected=f"one of {', '.join(available())}",
+                          remedy=f"Train it: tospike train {full}" if full in RECIPES or full in ACTORS else "Choose one of these.")  # fmt: skip
+    return path
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError("The weights of a zoo network cannot be read", where=str(path), got=str(error).splitlines()[0],
+                     expected="the file that was installed", remedy=f"Install tospike again, or run: tospike train {path.stem}")  # fmt: skip
+
+
+def save(ann: nn.Module, name: str, folder: Path = WEIGHTS, notes: Mapping[str, str] | None = None) -> Path:
+    """Write the weights of a network as safetensors with notes beside them, in one piece or not at all."""
     path = folder / f"{name}.safetensors"
     weights = {key: value.contiguous() for key, value in ann.state_dict().items()}
     with replacing(path) as written:
-        save_file(weights, written, metadata={"recipe": name})
+        save_file(weights, written, metadata={"recipe": name} | dict(notes or {}))
     return path

@@ -16,10 +16,11 @@ from tospike.zoo.networks.boxes import fcos
 from tospike.zoo.networks.clips import clip_net
 from tospike.zoo.networks.dense import deeplab, fcn
 from tospike.zoo.networks.images import digits_net, resnet18, resnet20, resnet34, vgg16
+from tospike.zoo.networks.policies import actor
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     builder.__name__: builder
-    for builder in (resnet20, resnet18, resnet34, vgg16, digits_net, fcn, deeplab, fcos, clip_net)
+    for builder in (resnet20, resnet18, resnet34, vgg16, digits_net, fcn, deeplab, fcos, clip_net, actor)
 }
 
 
