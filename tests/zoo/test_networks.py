@@ -12,7 +12,7 @@ from tospike.errors import OptionError
 from tospike.train import fit
 from tospike.zoo.networks import BasicBlock, available, build
 
-IMAGES = {"digits_net": (1, 8, 8)}
+IMAGES = {"actor": (11,), "digits_net": (1, 8, 8)}
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def parameters(network):
 @pytest.mark.parametrize("name", available())
 def test_every_network_gives_logits_and_calls_each_activation_once(name):
     torch.manual_seed(0)
-    network = build(name).eval()
+    network = build(name, **({"outputs": 10} if name == "actor" else {})).eval()
     calls = []
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(lambda module, *_: calls.append(id(module)))
     assert network(torch.randn(2, *IMAGES.get(name, (3, 32, 32)))).shape == (2, 10)
-    expected = {"resnet20": 19, "resnet18": 17, "resnet34": 33, "vgg16": 15, "digits_net": 3}[name]
+    expected = {"resnet20": 19, "resnet18": 17, "resnet34": 33, "vgg16": 15, "digits_net": 3, "actor": 2}[name]
     assert len(calls) == len(set(calls)) == expected
 
 

@@ -178,7 +178,7 @@ def digits_net(classes: int = 10, channels: int = 1) -> nn.Sequential:
     return network
 
 
-def actor(inputs: int, outputs: int, widths: Sequence[int] = (256, 256)) -> nn.Sequential:
+def actor(inputs: int = 11, outputs: int = 3, widths: Sequence[int] = (256, 256)) -> nn.Sequential:
     """Build a policy for actions in [−1, 1]: linear layers with ReLU, and a tanh at the end.
 
     Example:
