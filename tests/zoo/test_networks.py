@@ -13,7 +13,7 @@ from tospike.train import fit
 from tospike.zoo.networks import available, build
 from tospike.zoo.networks.images import BasicBlock
 
-INPUTS = {"digits_net": (1, 8, 8), "clip_net": (1, 8, 32, 32)}
+INPUTS = {"actor": (11,), "digits_net": (1, 8, 8), "clip_net": (1, 8, 32, 32)}
 OUTPUTS = {"fcn": (11, 32, 32), "deeplab": (11, 32, 32), "clip_net": (8,)}
 
 
@@ -29,19 +29,18 @@ def parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(
-    "name", sorted(set(available()) - {"fcos"})
-)  # its head is torchvision's, and shares what it calls
+# The head of FCOS is torchvision's, and shares what it calls.
+@pytest.mark.parametrize("name", sorted(set(available()) - {"fcos"}))
 def test_every_network_gives_logits_and_calls_each_activation_once(name):
     torch.manual_seed(0)
-    network = build(name).eval()
+    network = build(name, **({"outputs": 10} if name == "actor" else {})).eval()
     calls = []
     for module in network.modules():
         if isinstance(module, nn.ReLU):
             module.register_forward_hook(lambda module, *_: calls.append(id(module)))
     assert network(torch.randn(2, *INPUTS.get(name, (3, 32, 32)))).shape == (2, *OUTPUTS.get(name, (10,)))
     expected = {
-        "resnet20": 19, "resnet18": 17, "resnet34": 33, "vgg16": 15, "digits_net": 3, "fcn": 20, "deeplab": 26, "clip_net": 7,
+        "resnet20": 19, "resnet18": 17, "resnet34": 33, "vgg16": 15, "digits_net": 3, "fcn": 20, "deeplab": 26, "clip_net": 7, "actor": 2,
     }[name]  # fmt: skip
     assert len(calls) == len(set(calls)) == expected
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 
-def actor(inputs: int, outputs: int, widths: Sequence[int] = (256, 256)) -> nn.Sequential:
+def actor(inputs: int = 11, outputs: int = 3, widths: Sequence[int] = (256, 256)) -> nn.Sequential:
     """Build a policy for actions in [−1, 1]: linear layers with ReLU, and a tanh at the end.
 
     Example:
