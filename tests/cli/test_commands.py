@@ -155,6 +155,13 @@ def test_interrupting_ends_with_the_status_of_the_shell_and_says_what_was_kept(t
     assert json.loads((tmp_path / "LTB.json").read_text())["finished"] is False
 
 
+def test_check_looks_at_what_of_a_detector_is_simulated(capsys):
+    pytest.importorskip("torchvision")
+    assert main(["check", "torchvision:fcos_resnet50_fpn", "--shape", "[1, 3, 64, 64]"]) == 1
+    assert "groupnorm" in capsys.readouterr().out
+    assert main(["check", "torchvision:retinanet_resnet50_fpn", "--shape", "[1, 3, 64, 64]"]) == 0
+
+
 def test_check_takes_leave_to_run_in_analog(capsys):
     pytest.importorskip("torchvision")
     arguments = ["check", "torchvision.models:mobilenet_v3_small", "--shape", "[1, 3, 32, 32]"]

@@ -23,6 +23,7 @@ from tospike.cli.stages import convert, diagnose, evaluate, report
 from tospike.errors import is_count, refuse_unknown, require
 from tospike.files import replacing
 from tospike.report import curve_table, draw_curve
+from tospike.tasks.detection import is_detector
 from tospike.train import FitOptions
 from tospike.zoo import reinforce
 from tospike.zoo.actors import ACTORS
@@ -156,6 +157,8 @@ def check(
         json: Print the report as JSON.
     """
     ann = network_of(network, weights)
+    if is_detector(ann):  # what of it is simulated
+        ann = ts.Detection(ann).network
     report = ts.check(ann, example_of(network, shape), analog="auto" if analog == ["auto"] else analog or ())
     if json:
         print(dumps({

@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 PARTS = ("transform", "backbone", "head", "anchor_generator")
 
 
+def is_detector(network: nn.Module) -> bool:
+    """Tell whether a network has the parts of a one-stage detector, so that `Detection` knows what of it to simulate.
+
+    Example:
+        >>> is_detector(nn.Linear(2, 2))
+        False
+    """
+    return all(isinstance(getattr(network, part, None), nn.Module) for part in PARTS)
+
+
 class DenseDetector(nn.Module):
     """What of a detector is simulated: images to what its head says of every anchor.
 
@@ -114,8 +124,8 @@ class Detection(Task):
         if self.detector is None:
             return
         require_type("detector", self.detector, nn.Module, "a detector", "Pass e.g. fcos_resnet50_fpn().")
-        missing = [part for part in PARTS if not isinstance(getattr(self.detector, part, None), nn.Module)]
-        if missing:
+        if not is_detector(self.detector):
+            missing = [part for part in PARTS if not isinstance(getattr(self.detector, part, None), nn.Module)]
             raise OptionError(
                 "The head of the detector cannot be reached", got=f"{type(self.detector).__name__} without {', '.join(missing)}",
                 expected=f"a one-stage detector with {', '.join(PARTS)}, as FCOS, RetinaNet and SSD of torchvision have",
