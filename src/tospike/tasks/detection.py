@@ -13,8 +13,11 @@ from torchmetrics import MetricCollection
 from torchmetrics.detection import MeanAveragePrecision
 
 from tospike.errors import DataError, OptionError, Problem, missing_extra, require_type
+from tospike.graph.capture import capture
+from tospike.graph.rewrite import analog_leave, rewrite
 from tospike.tasks.base import Task
 
+CAPTURED = 128  # side of the image that a network is captured with, in pixels: one pixel of the last level of a pyramid
 PARTS = ("transform", "backbone", "head", "anchor_generator")
 
 
@@ -124,10 +127,7 @@ class Detection(Task):
 
     def feed(self, batch: Any) -> tuple[Any, Shown]:
         """Resize, normalise and pad the images of a batch as the detector does."""
-        detector: Any = self.detector
-        if detector is None:
-            raise OptionError("Detection needs its detector", got="Detection()", expected="Detection(detector)",
-                              remedy="Pass the detector that was converted.")  # fmt: skip
+        detector: Any = self._given()
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and not isinstance(batch[1], Tensor)
         images, targets = batch if pair else (batch, None)
         images = list(images)
@@ -148,6 +148,19 @@ class Detection(Task):
         originals = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in images)
         fed = (shown.tensors,) if targets is None else (shown.tensors, list(targets))
         return fed, Shown(shown, originals, resized)
+
+    @property
+    def analog(self) -> tuple[str, ...]:
+        """What ``convert(task.network, ..., analog=task.analog)`` should name: operations that no neuron can stand for, and last rectifiers.
+
+        The rectifier behind the last layer of FCOS' boxes runs once, on the averaged output, where a neuron would only round it.
+        """
+        detector: Any = self._given()
+        width, height = getattr(detector.transform, "fixed_size", None) or (CAPTURED, CAPTURED)
+        parameter = next(detector.parameters())
+        captured = capture(self.network, parameter.new_zeros(1, 3, height, width))
+        rewrite(captured)
+        return analog_leave(captured)
 
     def metrics(self, prediction: Any) -> MetricCollection:
         """Return COCO's metrics for a list of ``{"boxes", "scores", "labels"}``."""
@@ -187,6 +200,12 @@ class Detection(Task):
             run: Arguments of the call of the SNN: ``time_steps=``, ``delay=``.
         """
         return SpikingDetector(self, snn, run)
+
+    def _given(self) -> nn.Module:
+        if self.detector is None:
+            raise OptionError("Detection needs its detector", got="Detection()", expected="Detection(detector)",
+                              remedy="Pass the detector that was converted.")  # fmt: skip
+        return self.detector
 
     def _replay(self, output: Any, context: Shown, *, training: bool) -> Any:
         """Run the detector with a backbone and a head that answer what was computed already."""
