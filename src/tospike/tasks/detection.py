@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -149,7 +150,7 @@ class Detection(Task):
         fed = (shown.tensors,) if targets is None else (shown.tensors, list(targets))
         return fed, Shown(shown, originals, resized)
 
-    @property
+    @cached_property
     def analog(self) -> tuple[str, ...]:
         """What ``convert(task.network, ..., analog=task.analog)`` should name: operations that no neuron can stand for, and last rectifiers.
 
@@ -171,14 +172,29 @@ class Detection(Task):
         return MetricCollection({"map": MeanAveragePrecision(backend="pycocotools")}, compute_groups=False)
 
     def scores(self, metrics: MetricCollection) -> dict[str, float]:
-        """Read mean average precision (over all overlaps, at 0.5 and 0.75) and recall with 100 boxes, in percent."""
+        """Read mean average precision (over all overlaps, at 0.5 and 0.75) and recall with 100 boxes, in percent.
+
+        Raises:
+            DataError: No image has a target box, so that there is nothing to find.
+        """
         found = metrics.compute()
+        if float(found["map"]) < 0:  # COCO's sign for a mean over nothing
+            raise DataError("There are no boxes to find", got="targets without boxes", expected="at least one box in all images",
+                            remedy="Score on images with items; some may be without.")  # fmt: skip
         return {name: 100.0 * float(found[name]) for name in ("map", "map_50", "map_75", "mar_100")}
 
     def loss(self, output: Any, target: Any, context: Shown | None = None) -> Tensor:
-        """Return the sum of the detector's own losses."""
+        """Return the sum of the detector's own losses.
+
+        Raises:
+            DataError: The detector refuses a target.
+        """
         assert context is not None
-        losses = self._replay(output, context, training=True)
+        try:
+            losses = self._replay(output, context, training=True)
+        except AssertionError as error:
+            raise DataError("The detector refuses a target", got=str(error), expected="boxes (left, top, right, bottom) with width and height",
+                            remedy="Drop boxes without an area in the loader.") from error  # fmt: skip
         return torch.stack(list(losses.values())).sum()
 
     def prediction(self, output: Any, context: Shown | None = None) -> list[dict[str, Tensor]]:
@@ -271,8 +287,9 @@ def _target_problems(images: list[Any], targets: Any) -> list[Problem]:
             )
         ]
     good = [
-        isinstance(target, Mapping) and {"boxes", "labels"} <= set(target) and target["boxes"].ndim == 2 and target["boxes"].shape[1] == 4
-        and target["labels"].shape == target["boxes"].shape[:1] for target in targets
+        isinstance(target, Mapping) and all(isinstance(target.get(key), Tensor) for key in ("boxes", "labels"))
+        and target["boxes"].ndim == 2 and target["boxes"].shape[1] == 4 and target["labels"].shape == target["boxes"].shape[:1]
+        for target in targets
     ]  # fmt: skip
     return [
         Problem(f"Target {index} is none", got=", ".join(f"{key}: {tuple(getattr(value, 'shape', ()))}" for key, value in target.items())
