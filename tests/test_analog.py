@@ -191,3 +191,18 @@ def test_a_site_left_analog_between_others_is_exact_in_the_mean():
     assert errors[800] < 0.02 < errors[8]
     result = ts.evaluate(snn, [(x, wanted.argmax(1))], time_steps=(4,), progress=False)
     assert {layer.name: layer.part for layer in result.layers}["4"] == "analog"
+
+
+def test_rectifiers_behind_the_last_layer_run_once_on_the_mean_where_they_are_left_analog():
+    ann = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5), nn.ReLU(), nn.Flatten(), nn.ReLU6()).double()
+    x = torch.randn(32, 4, dtype=torch.float64)
+    plain, kept = (
+        ts.convert(ann[:end], ts.SNM(batches=1), calibration=[x], analog=leave, progress=False)
+        for end, leave in ((3, ()), (6, ["3", "5"]))
+    )
+    assert (kept.site_names, kept.conversion.analog) == (["1"], ())
+    assert ts.check(ann, x, analog=["3", "5"]).incremental == ()
+    with torch.no_grad():
+        assert torch.equal(kept(x, time_steps=5), plain(x, time_steps=5).clamp(0, 6))
+    half = ts.convert(ann, ts.SNM(batches=1), calibration=[x], analog=["3"], progress=False)
+    assert len(half.conversion.analog) == 1  # a Site follows, which is stepped

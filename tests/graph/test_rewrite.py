@@ -52,6 +52,26 @@ def test_batch_norm_folds_exactly(name):
         torch.testing.assert_close(captured.run({"input": x}), ann(x), rtol=1e-12, atol=1e-12)
 
 
+def frozen(norm):
+    """The same batch norm as torchvision freezes it."""
+    ops = pytest.importorskip("torchvision.ops")
+    made = ops.FrozenBatchNorm2d(norm.num_features, eps=norm.eps).double()
+    made.load_state_dict({name: value for name, value in norm.state_dict().items() if "tracked" not in name})
+    return made
+
+
+def test_a_frozen_batch_norm_folds_exactly_and_elsewhere_becomes_one_of_torch():
+    norms = [norm(nn.BatchNorm2d, 6), norm(nn.BatchNorm2d, 4, negative=True)]
+    norms[0].eps = 1e-2
+    ann = nn.Sequential(frozen(norms[1]), nn.Conv2d(4, 6, 3).double(), frozen(norms[0]), nn.ReLU()).eval()
+    captured = rewritten(ann, torch.randn(2, 4, 7, 7, dtype=torch.float64))
+    assert [type(module) for module in captured.graph.children()][:2] == [nn.BatchNorm2d, nn.Conv2d]
+    assert len(captured.graph.graph.nodes) == 5  # input, norm, convolution, Site, output
+    x = torch.randn(2, 4, 7, 7, dtype=torch.float64)
+    torch.testing.assert_close(captured.run({"input": x}), ann(x), rtol=1e-12, atol=1e-12)
+    assert isinstance(ann[0], type(frozen(norms[0])))  # the network itself is as it was
+
+
 class Functional(nn.Module):
     """A layer written as a function of weights that the module holds, with weight standardisation."""
 
@@ -174,6 +194,19 @@ def test_copied_site_has_a_membrane_of_its_own():
     snn = ts.convert(Inception(), ts.RobustNorm(percentile=1.0), calibration=[torch.randn(2, 1, 6, 6)])
     targets = [node.target for node in site_nodes(snn.graph)]
     assert len(set(targets)) == len(targets) == 3
+
+
+@pytest.mark.parametrize("window", [1, (1, 1)])
+def test_a_max_pool_over_single_elements_only_leaves_some_out(window):
+    ann = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.MaxPool2d(window, 2), nn.ReLU(), nn.Flatten()
+    )
+    x = torch.randn(4, 1, 8, 8)
+    captured = rewritten(ann.eval(), x)
+    assert not captured.nodes(Kind.POOL_MAX)
+    assert ts.check(ann, x).ok
+    torch.testing.assert_close(captured.run({"input": x}), ann(x))
+    assert not ts.check(nn.Sequential(*ann[:3], nn.AdaptiveMaxPool2d(1), *ann[4:]), x).ok  # one output, not one input
 
 
 def test_pool_of_the_read_out_stays():

@@ -174,3 +174,44 @@ def test_large_maps_are_stepped_in_small_chunks():
         nn.Sequential(nn.Linear(4, 8), nn.ReLU()), ts.LTB(batches=1), calibration=[torch.randn(32, 4)], progress=False
     )
     assert [chunk_of(small, samples) for samples in (1, 64, 1000)] == [256, 4, 1]
+
+
+class _Maps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 3, 3, 2), nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ts.RobustNorm(granularity="neuron"),
+        ts.RobustNorm(granularity="neuron").using(neuron=ts.NeuronModel(synchronous=True)),
+        ts.AdvancedCalibration(time_steps=4),
+    ],
+)
+@pytest.mark.parametrize("shape", [(9, 13), (3, 3)])
+def test_values_of_single_neurons_refuse_maps_of_another_size(method, shape):
+    x = torch.randn(8, 1, 9, 9)
+    snn = ts.convert(_Maps(), method, calibration=[x], progress=False)
+    assert snn(x, time_steps=4).shape == (8, 2, 4, 4)
+    with pytest.raises(SimulationError, match="maps of one size") as caught:
+        snn(torch.randn(2, 1, *shape), time_steps=4)
+    text = str(caught.value)
+    assert ("start" if method.name == "advanced-calibration" else "threshold") in text
+    assert "Site relu" in text
+    assert "(3, 4, 4)" in text
+    assert "per channel or layer" in text
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+def test_shared_thresholds_fit_maps_of_any_size(granularity):
+    x = torch.randn(8, 1, 9, 9)
+    ann = _Maps().eval()
+    snn = ts.convert(ann, ts.RobustNorm(percentile=1.0, granularity=granularity), calibration=[x], progress=False)
+    other = torch.randn(2, 1, 15, 11)
+    with torch.no_grad():
+        assert (snn(other, time_steps=512) - ann(other)).norm() < 0.2 * ann(other).norm()

@@ -56,6 +56,12 @@ class TrainableActivation(nn.Module):
         return None
 
 
+def is_frozen_norm(module: nn.Module | None) -> bool:
+    """Tell whether a module is a batch norm whose statistics and weights are all fixed, as torchvision and detectron2 write it."""
+    tensors = ("weight", "bias", "running_mean", "running_var")
+    return type(module).__name__ == "FrozenBatchNorm2d" and all(hasattr(module, name) for name in tensors)
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What the table says about one operation.
@@ -193,11 +199,15 @@ def _threshold(call: Call) -> Verdict:
 
 
 def _pool_max(call: Call) -> Verdict:
+    """Over windows of one element it only leaves elements out, as in the last level of a feature pyramid."""
     if call.argument(6, "return_indices", False):
         return Verdict(
             Kind.NONLINEAR, call.name, reason="max-pooling that returns indices has no spiking counterpart",
             remedy="Pool without return_indices (replace unpooling by interpolation).",
         )  # fmt: skip
+    window = () if "adaptive" in call.name else call.argument(1, "kernel_size")
+    if window == 1 or window in ((1,), (1, 1), (1, 1, 1)):
+        return _linear(call)
     return Verdict(Kind.POOL_MAX, call.name)
 
 
@@ -343,6 +353,8 @@ def judge(node: fx.Node, module: nn.Module | None, is_signal: Callable[[Any], bo
     """
     if isinstance(module, TrainableActivation):
         return Verdict(Kind.ACTIVATION, type(module).__name__.lower(), trained=True)
+    if is_frozen_norm(module):
+        return Verdict(Kind.LINEAR, "batchnorm2d")
     if module is not None:
         known = next((_MODULES[cls] for cls in type(module).__mro__ if cls in _MODULES), None)
         name = type(module).__name__.lower()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tospike.graph.capture import Capture
+from tospike.graph.kinds import is_frozen_norm
 from tospike.graph.walk import add_module, constant_of, module_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -69,6 +70,18 @@ def _layer(kind: type[nn.Module], weight: Tensor, bias: Tensor | None, options: 
     layer.register_parameter("weight", nn.Parameter(weight.detach(), requires_grad=False))
     layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
     return layer
+
+
+def thaw_batch_norm(captured: Capture) -> None:
+    """Turn frozen batch norms into those of torch, which compute the same in evaluation, and which all that comes later knows."""
+    for node in captured.graph.graph.nodes:
+        frozen: Any = module_of(captured.graph, node)
+        if not is_frozen_norm(frozen):
+            continue
+        norm = nn.BatchNorm2d(len(frozen.weight), eps=frozen.eps)
+        norm.weight, norm.bias = nn.Parameter(frozen.weight.detach()), nn.Parameter(frozen.bias.detach())
+        norm.running_mean, norm.running_var = frozen.running_mean, frozen.running_var
+        captured.graph.set_submodule(str(node.target), norm.requires_grad_(False).eval())
 
 
 def fold_batch_norm(captured: Capture) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from tospike.errors import Problem, refuse_unknown
 from tospike.graph.capture import Capture, Operation, Site
 from tospike.graph.kinds import Kind, TrainableActivation
-from tospike.graph.layers import fold_batch_norm, is_weighted, lift_layers
+from tospike.graph.layers import fold_batch_norm, is_weighted, lift_layers, thaw_batch_norm
 from tospike.graph.pooling import pool_before_neuron
 from tospike.graph.walk import add_module, constant_of, module_of, reach, site_nodes
 
@@ -51,6 +51,7 @@ def rewrite(captured: Capture) -> None:
     place_sites(captured)
     drop_identities(captured)
     lift_layers(captured)
+    thaw_batch_norm(captured)
     fold_batch_norm(captured)
     pool_before_neuron(captured)
     captured.graph.graph.eliminate_dead_code()
@@ -170,7 +171,7 @@ def support_problems(captured: Capture, analog: Analog = ()) -> list[Problem]:
     Args:
         captured: A rewritten network.
         analog: Names of operations or module paths that may run in analog, or ``"auto"`` for all of them. An activation that could be a
-            neuron stays analog only where its own path is named.
+            neuron stays analog only where its own path is named; with no layer and no Site behind it, it then runs once, on the mean.
     """
     names = {analog} if isinstance(analog, str) else set(analog)
     known = {text for _, operation in captured.operations() for text in (operation.verdict.name, operation.path)}
@@ -181,17 +182,22 @@ def support_problems(captured: Capture, analog: Analog = ()) -> list[Problem]:
         remedy='Name what ts.check lists, or pass analog="auto".',
     )
     graph = captured.graph.graph
+    kept = [
+        node for node in site_nodes(captured.graph)
+        if not node.meta["operation"].verdict.analog and node.meta["operation"].path in names
+    ]  # fmt: skip
+    for node in kept:  # Sites that are to stay as they are
+        del node.meta["site"]
     behind_weights, before_weights = reach(graph, [node for node in graph.nodes if is_weighted(captured.graph, node)])
     behind_site, before_site = reach(graph, site_nodes(captured.graph))
     problems = []
     for node, operation in captured.operations():
         verdict = operation.verdict
-        if "site" in node.meta and not verdict.analog and operation.path in names:  # a Site that is to stay as it is
-            del node.meta["site"]
-            node.meta["incremental"] = True
+        read_out = node not in before_weights and node not in before_site
+        if node in kept:
+            node.meta["incremental"] = not read_out
             continue
         reason, remedy = verdict.reason, verdict.remedy
-        read_out = node not in before_weights and node not in before_site
         if (verdict.kind is Kind.NONLINEAR or verdict.analog) and node in behind_weights and not read_out:
             pass
         elif (
@@ -206,6 +212,23 @@ def support_problems(captured: Capture, analog: Analog = ()) -> list[Problem]:
             continue
         problems.append(Problem(reason, where=operation.where, remedy=remedy))
     return problems
+
+
+def analog_leave(captured: Capture) -> tuple[str, ...]:
+    """Return what to name in ``analog=``: operations that would be refused, and Sites with no layer and no Site behind them.
+
+    A neuron there would only round what is read out.
+
+    Args:
+        captured: A rewritten network; its operations are marked as by ``analog="auto"``.
+    """
+    support_problems(captured, "auto")
+    names = [operation.verdict.name for node, operation in captured.operations() if "incremental" in node.meta]
+    sites = site_nodes(captured.graph)
+    weighted = [node for node in captured.graph.graph.nodes if is_weighted(captured.graph, node)]
+    _, before = reach(captured.graph.graph, [*weighted, *sites])
+    paths = [node.meta["operation"].path for node in sites if node not in before]
+    return tuple(dict.fromkeys([*names, *paths]))
 
 
 def _drop_unused_tensors(graph: fx.GraphModule) -> None:

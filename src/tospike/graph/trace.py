@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from tospike.errors import CaptureError
 from tospike.graph.batches import Inputs
-from tospike.graph.kinds import TrainableActivation
+from tospike.graph.kinds import TrainableActivation, is_frozen_norm
 
 HARMLESS = {
     "__init__",
@@ -43,7 +43,7 @@ class _Tracer(fx.Tracer):
         self.arguments = arguments
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
-        if isinstance(module, TrainableActivation):
+        if isinstance(module, TrainableActivation) or is_frozen_norm(module):
             return True
         inherits = type(module).forward.__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
         return inherits and not is_altered(module)

@@ -106,6 +106,17 @@ class Neuron(nn.Module):
                 setattr(self, name, torch.empty_like(given, device=self.threshold.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def misfits(self, current: Tensor) -> list[str]:
+        """Return which of its tensors, having a value for each neuron of a map, are of a map of another size than the current ``[N, ...]``."""
+        sample, found = current.shape[1:], []
+        for name in ("threshold", "start", "bias", "gain"):
+            value = getattr(self, name)
+            own = () if value is None else value.shape[1:] if name == "bias" else value.shape
+            sizes = zip(reversed(own), reversed(sample), strict=False)
+            if len(own) > len(sample) or any(mine not in (1, given) for mine, given in sizes):
+                found.append(name)
+        return found
+
     def initial(self, current: Tensor) -> State:
         """Return the state before the first step, given the current of one step ``[N, ...]``."""
         zeros = torch.zeros_like(current)

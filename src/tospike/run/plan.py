@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from tospike.errors import SimulationError
 from tospike.graph.batches import Inputs
 from tospike.graph.kinds import Kind
 from tospike.graph.layers import is_weighted
@@ -105,6 +106,7 @@ class Plan:
         )
         neuron, key = self._neuron(node), str(node.target)
         if key not in state:
+            _refuse_other_maps(node, neuron, currents[0])
             state[key] = neuron.initial(currents[0])
         spikes, state[key] = neuron(currents, state[key])
         return spikes.flatten(0, 1)  # type: ignore[no-any-return]
@@ -122,8 +124,9 @@ class Plan:
         means, counted = dict(static), {}
         for node in self.body:
             if "site" in node.meta:
-                neuron = self._neuron(node)
-                counted[node] = neuron.count(means[node.all_input_nodes[0]], time_steps)
+                neuron, current = self._neuron(node), means[node.all_input_nodes[0]]
+                _refuse_other_maps(node, neuron, current)
+                counted[node] = neuron.count(current, time_steps)
                 means[node] = neuron.mean_emission(counted[node], time_steps)
             else:
                 means[node] = call(self.graph, node, means)
@@ -201,6 +204,19 @@ def _repeat(node: fx.Node, value: Any, steps: int) -> Any:
     if steps == 1 or not isinstance(value, Tensor) or not is_signal(node):
         return value
     return value.expand(steps, *value.shape).flatten(0, 1)
+
+
+def _refuse_other_maps(node: fx.Node, neuron: Neuron, current: Tensor) -> None:
+    """Refuse maps of another size than the neurons have values for, which inputs of another size lead to."""
+    misfits = neuron.misfits(current)
+    if misfits:
+        site = node.meta["site"]
+        raise SimulationError(
+            f"The neurons have values of their own ({', '.join(misfits)}), for maps of one size", where=f"Site {site.name} ({site.operation.where})",
+            got=f"a map {tuple(current.shape[1:])}", expected=str(tuple(site.shape)),
+            remedy="Pass inputs of the size of the example, or convert with thresholds per channel or layer and without potentials for "
+            "single neurons: they fit maps of any size.",
+        )  # fmt: skip
 
 
 def _plain(output: Any) -> Any:

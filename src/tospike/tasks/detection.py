@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,12 +14,15 @@ from torchmetrics import MetricCollection
 from torchmetrics.detection import MeanAveragePrecision
 
 from tospike.errors import DataError, OptionError, Problem, missing_extra, require_type
+from tospike.graph.capture import capture
+from tospike.graph.rewrite import analog_leave, rewrite
 from tospike.pictures import draw_boxes, to_image
 from tospike.tasks.base import Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+CAPTURED = 128  # side of the image that a network is captured with, in pixels: one pixel of the last level of a pyramid
 PARTS = ("transform", "backbone", "head", "anchor_generator")
 
 
@@ -141,10 +145,7 @@ class Detection(Task):
 
     def feed(self, batch: Any) -> tuple[Any, Shown]:
         """Resize, normalise and pad the images of a batch as the detector does."""
-        detector: Any = self.detector
-        if detector is None:
-            raise OptionError("Detection needs its detector", got="Detection()", expected="Detection(detector)",
-                              remedy="Pass the detector that was converted.")  # fmt: skip
+        detector: Any = self._given()
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and not isinstance(batch[1], Tensor)
         images, targets = batch if pair else (batch, None)
         images = list(images)
@@ -165,6 +166,19 @@ class Detection(Task):
         fed = (shown.tensors,) if targets is None else (shown.tensors, list(targets))
         return fed, Shown(shown, tuple(images), resized)
 
+    @cached_property
+    def analog(self) -> tuple[str, ...]:
+        """What ``convert(task.network, ..., analog=task.analog)`` should name: operations that no neuron can stand for, and last rectifiers.
+
+        The rectifier behind the last layer of FCOS' boxes runs once, on the averaged output, where a neuron would only round it.
+        """
+        detector: Any = self._given()
+        width, height = getattr(detector.transform, "fixed_size", None) or (CAPTURED, CAPTURED)
+        parameter = next(detector.parameters())
+        captured = capture(self.network, parameter.new_zeros(1, 3, height, width))
+        rewrite(captured)
+        return analog_leave(captured)
+
     def metrics(self, prediction: Any) -> MetricCollection:
         """Return COCO's metrics for a list of ``{"boxes", "scores", "labels"}``."""
         try:
@@ -174,14 +188,29 @@ class Detection(Task):
         return MetricCollection({"map": MeanAveragePrecision(backend="pycocotools")}, compute_groups=False)
 
     def scores(self, metrics: MetricCollection) -> dict[str, float]:
-        """Read mean average precision (over all overlaps, at 0.5 and 0.75) and recall with 100 boxes, in percent."""
+        """Read mean average precision (over all overlaps, at 0.5 and 0.75) and recall with 100 boxes, in percent.
+
+        Raises:
+            DataError: No image has a target box, so that there is nothing to find.
+        """
         found = metrics.compute()
+        if float(found["map"]) < 0:  # COCO's sign for a mean over nothing
+            raise DataError("There are no boxes to find", got="targets without boxes", expected="at least one box in all images",
+                            remedy="Score on images with items; some may be without.")  # fmt: skip
         return {name: 100.0 * float(found[name]) for name in ("map", "map_50", "map_75", "mar_100")}
 
     def loss(self, output: Any, target: Any, context: Shown | None = None) -> Tensor:
-        """Return the sum of the detector's own losses."""
+        """Return the sum of the detector's own losses.
+
+        Raises:
+            DataError: The detector refuses a target.
+        """
         assert context is not None
-        losses = self._replay(output, context, training=True)
+        try:
+            losses = self._replay(output, context, training=True)
+        except AssertionError as error:
+            raise DataError("The detector refuses a target", got=str(error), expected="boxes (left, top, right, bottom) with width and height",
+                            remedy="Drop boxes without an area in the loader.") from error  # fmt: skip
         return torch.stack(list(losses.values())).sum()
 
     def prediction(self, output: Any, context: Shown | None = None) -> list[dict[str, Tensor]]:
@@ -210,6 +239,12 @@ class Detection(Task):
             run: Arguments of the call of the SNN: ``time_steps=``, ``delay=``.
         """
         return SpikingDetector(self, snn, run)
+
+    def _given(self) -> nn.Module:
+        if self.detector is None:
+            raise OptionError("Detection needs its detector", got="Detection()", expected="Detection(detector)",
+                              remedy="Pass the detector that was converted.")  # fmt: skip
+        return self.detector
 
     def _replay(self, output: Any, context: Shown, *, training: bool) -> Any:
         """Run the detector with a backbone and a head that answer what was computed already."""
@@ -274,8 +309,9 @@ def _target_problems(images: list[Any], targets: Any) -> list[Problem]:
             )
         ]
     good = [
-        isinstance(target, Mapping) and {"boxes", "labels"} <= set(target) and target["boxes"].ndim == 2 and target["boxes"].shape[1] == 4
-        and target["labels"].shape == target["boxes"].shape[:1] for target in targets
+        isinstance(target, Mapping) and all(isinstance(target.get(key), Tensor) for key in ("boxes", "labels"))
+        and target["boxes"].ndim == 2 and target["boxes"].shape[1] == 4 and target["labels"].shape == target["boxes"].shape[:1]
+        for target in targets
     ]  # fmt: skip
     return [
         Problem(f"Target {index} is none", got=", ".join(f"{key}: {tuple(getattr(value, 'shape', ()))}" for key, value in target.items())

@@ -58,8 +58,8 @@ class VideoAccuracy(Metric):
         )
         _, place = torch.unique(videos, return_inverse=True)
         count = int(place.max()) + 1
-        means = torch.zeros(count, probabilities.shape[1], device=place.device).index_add_(0, place, probabilities)
-        truth = torch.zeros(count, dtype=classes.dtype, device=place.device).index_copy_(0, place, classes)
+        means = probabilities.new_zeros(count, probabilities.shape[1]).index_add_(0, place, probabilities)
+        truth = classes.new_zeros(count).index_copy_(0, place, classes)
         named = means.topk(min(self.k, means.shape[1]), 1).indices
         return (named == truth[:, None]).any(1).float().mean()
 

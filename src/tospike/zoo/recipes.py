@@ -236,7 +236,7 @@ _ALL = (
     _fashion("qcfs-l8", "qcfs", 6, lr=0.01, start="fashion-resnet20-qcfs-l4", levels=8, initial=4.0),
     _fashion("qcfs-l8-scratch", "qcfs", 50, levels=8, initial=4.0),
     _composed("fashion-scenes", "fcn", 40),
-    _composed("fashion-scenes", "deeplab", 40),
+    _composed("fashion-scenes", "deeplab", 20),
     _composed("fashion-detection", "fcos", 16, batch_size=32, lr=0.02, weight_decay=1e-4),
     # Three-dimensional convolutions of bfloat16 gave infinite values on a CPU.
     _composed("fashion-clips", "clip_net", 16, lr=0.03, mixed_precision=None),
