@@ -1,5 +1,6 @@
 import json
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -128,3 +129,48 @@ def test_refuses_an_empty_loader_and_unfit_targets(trio, loader):
 def test_what_is_no_result_is_refused(text):
     with pytest.raises(DataError, match="no Result"):
         ts.Result.from_json(text)
+
+
+def segmenter():
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 3, 1)).eval()
+    x = torch.randn(4, 3, 20, 30)
+    return ann, x, ann(x).argmax(1)
+
+
+def test_a_sheet_shows_what_each_network_says(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    ann, x, masks = segmenter()
+    snn = ts.convert(ann, ts.RobustNorm(percentile=1.0), calibration=[x], progress=False)
+    task, path = ts.Segmentation(names=("ground", "a", "b")), tmp_path / "sheet.png"
+    ts.evaluate(
+        snn,
+        [(x, masks), (x, masks)],
+        task=task,
+        time_steps=(1, 64),
+        reference=ann,
+        pictures=path,
+        pictured=2,
+        progress=False,
+    )
+    with image.open(path) as sheet:
+        pixels = torch.from_numpy(numpy.array(sheet.convert("RGB")))
+    cell = 180  # 30 pixels, enlarged sixfold to at least 160
+    columns = [pixels[:, left : left + cell] for left in range(8, 8 + 4 * (cell + 8), cell + 8)]
+    target, own, one, many = (column[40:150].float() for column in columns)
+    assert torch.equal(target, own)  # the masks are what the ANN says
+    assert not torch.equal(own, one)
+    assert (many - own).abs().mean() < 0.5 * (one - own).abs().mean()
+
+
+def test_what_cannot_be_drawn_is_said_before_the_run(tmp_path):
+    ann, x, masks = segmenter()
+    snn = ts.convert(ann, ts.RobustNorm(), calibration=[x], progress=False)
+    for settings, words in (
+        ({"task": ts.Regression(), "pictures": tmp_path / "a.png"}, "draws no pictures"),
+        ({"task": ts.Segmentation(), "pictures": tmp_path / "a.txt"}, "needs a format"),
+        ({"task": ts.Segmentation(), "pictures": tmp_path / "a.png", "pictured": 0}, "pictured"),
+    ):
+        with pytest.raises(OptionError, match=words):
+            ts.evaluate(snn, [(x, masks)], progress=False, **settings)
+    assert not list(tmp_path.iterdir())
