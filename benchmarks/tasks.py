@@ -53,12 +53,21 @@ def measure(name, samples, rows, pictures):
     task, ann = found.task.bind(detector)
     _, test = found.loaders(BATCH)
     batches = list(islice(test, -(-samples // BATCH)))
+    made = {}  # LTB is converted once for all of its rows
+
+    def converted(method, size):
+        if method not in made:
+            calibration = task.batches(found.calibration(size, seed=0))
+            made.clear()
+            made[method] = ts.convert(
+                ann, method, calibration=calibration, analog=getattr(task, "analog", ()), progress=False
+            )
+        return made[method]
+
     for label, method, steps, delay in runs(found):
 
         def row(method=method, steps=steps, delay=delay, label=label):
-            size = LTB_BATCH if label.startswith("LTB") else MADE_BATCH
-            calibration = task.batches(found.calibration(size, seed=0))
-            snn = ts.convert(ann, method, calibration=calibration, analog=getattr(task, "analog", ()), progress=False)
+            snn = converted(method, LTB_BATCH if label.startswith("LTB") else MADE_BATCH)
             sheet = pictures / f"{name}.png" if label == "LTB" and type(task).draw is not ts.Task.draw else None
             result = ts.evaluate(
                 snn, batches, task=task, time_steps=steps, delay=delay, reference=ann, pictures=sheet, pictured=4
