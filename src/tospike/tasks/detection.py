@@ -109,11 +109,11 @@ class Detection(Task):
         which does not describe it: own construction.
 
     Example:
-        >>> import tospike as ts
-        >>> from torchvision.models.detection import fcos_resnet50_fpn  # doctest: +SKIP
-        >>> task = ts.Detection(fcos_resnet50_fpn().eval())  # doctest: +SKIP
-        >>> snn = ts.convert(task.network, ts.LTB(), calibration=task.batches(loader), analog=task.analog)  # doctest: +SKIP
-        >>> result = ts.evaluate(snn, loader, task=task, reference=task.network)  # doctest: +SKIP
+        >>> from tospike.zoo.networks import build  # any detector of torchvision with these parts; this one is FCOS on a small backbone
+        >>> task = Detection(build("fcos").eval())
+        >>> (fed,), context = task.feed([torch.rand(3, 96, 96), torch.rand(3, 80, 96)])
+        >>> [sorted(found) for found in task.prediction(task.network(fed), context)]
+        [['boxes', 'labels', 'scores'], ['boxes', 'labels', 'scores']]
     """
 
     detector: nn.Module | None = None
