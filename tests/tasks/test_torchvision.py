@@ -184,7 +184,7 @@ FALLING = {
     "fcn_resnet18": ("exact", "robust-norm", "ltb"), "lraspp_mobilenet_v3_large": ("exact",), "r3d_18": ("exact", "robust-norm"),
     "RetinaNet": ("exact", "ltb"), "FCOS": ("exact", "robust-norm"),
 }  # fmt: skip
-METHODS = {"exact": exact(1.0), "robust-norm": ts.RobustNorm(percentile=1.0), "ltb": ts.LTB(batches=30)}
+METHODS = {"exact": exact(1.0), "robust-norm": ts.RobustNorm(percentile=1.0), "ltb": ts.LTB(batches=20)}
 
 
 @pytest.mark.parametrize("name", FALLING)
