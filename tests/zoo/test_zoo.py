@@ -6,7 +6,6 @@ import torch
 from tospike import data, zoo
 from tospike.errors import DataError, OptionError
 from tospike.parts.activations import ClipFloorShift
-from tospike.zoo.actors import ACTORS
 from tospike.zoo.recipes import recipe
 
 
@@ -26,10 +25,7 @@ def test_network_scores_what_is_claimed(name):
 
 
 def test_the_weights_together_are_small():
-    sizes = {path.stem: path.stat().st_size for path in zoo.WEIGHTS.glob("*")}
-    actors = sum(size for name, size in sizes.items() if name in ACTORS)
-    assert sum(sizes.values()) - actors < 4e6
-    assert actors < 1e6
+    assert sum(path.stat().st_size for path in zoo.WEIGHTS.glob("*")) < 20e6
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", None])
