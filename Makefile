@@ -22,6 +22,7 @@ bench: .venv/bench
 	.venv/bin/python benchmarks/methods.py --table auto
 	.venv/bin/python benchmarks/training.py
 	.venv/bin/python benchmarks/imagenet.py
+	.venv/bin/python benchmarks/tasks.py
 	.venv/bin/python benchmarks/control.py
 
 .venv/run: pyproject.toml constraints.txt
