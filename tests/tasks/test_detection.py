@@ -151,7 +151,8 @@ GOOD = boxes_of([A], [1])
         (([torch.rand(3, 32, 32)], [GOOD, GOOD]), "1 and 2"), (([torch.rand(3, 32, 32)], [{"boxes": GOOD["boxes"]}]), "Target 0 is none"),
         (([torch.rand(3, 32, 32)], [{**GOOD, "labels": torch.tensor([1, 2])}]), "Target 0 is none"),
         (([torch.rand(3, 32, 32)], [{"boxes": [A], "labels": [1]}]), "Target 0 is none"), (([torch.rand(3, 32, 32)], [7]), "Target 0 is none"),
-        (([torch.rand(3, 32, 32)], [{**GOOD, "boxes": torch.zeros(1, 5)}]), "Target 0 is none"),
+        (([torch.rand(3, 32, 32)], [{**GOOD, "boxes": torch.zeros(1, 5)}]), "Target 0 is none"), (([], []), "holds no image"),
+        (([torch.rand(3, 32, 32)], [{**GOOD, "labels": torch.ones(1)}]), "labels: .1. torch.float32"),
     ],
 )  # fmt: skip
 def test_batches_that_are_none_are_refused(batch, message):
@@ -180,8 +181,31 @@ def test_what_is_no_one_stage_detector_is_refused():
     assert ts.check(made.backbone, torch.zeros(1, 3, 64, 64), analog="auto").ok
     with pytest.raises(OptionError, match="Detection needs its detector"):
         Detection().feed([torch.rand(3, 32, 32)])
+    with pytest.raises(OptionError, match="Detection needs its detector"):
+        Detection().network  # noqa: B018
     with pytest.raises(OptionError, match="detector"):
         Detection(detection)
+
+
+def test_what_only_feed_knows_is_asked_for():
+    task = Detection(tiny().eval())
+    (fed, targets), context = task.feed(([torch.rand(3, 32, 32)], [GOOD]))
+    output = task.network(fed)
+    calls = (lambda: task.prediction(output), lambda: task.loss(output, targets), lambda: task.draw(fed, targets, 0))
+    for method, call in zip(("prediction", "loss", "draw"), calls, strict=True):
+        with pytest.raises(OptionError, match=rf"Detection\.{method}"):
+            call()
+    with pytest.raises(OptionError, match="no output of the head"):
+        task.prediction(task.detector([torch.rand(3, 32, 32)]), context)
+
+
+def test_pictures_leave_out_boxes_of_low_score():
+    task = Detection(tiny().eval())
+    (fed, _), context = task.feed(([torch.zeros(3, 32, 32)], [GOOD]))
+    found = boxes_of([[2, 2, 20, 20], [4, 4, 30, 30]], [1, 1], [0.8, 0.29])
+    sure = {name: values[:1] for name, values in found.items()}
+    drawn, alone, target = (task.draw(fed, [one], 0, context) for one in (found, sure, boxes_of([A], [1])))
+    assert drawn.tobytes() == alone.tobytes() != target.tobytes()
 
 
 def test_the_detector_itself_is_not_changed():

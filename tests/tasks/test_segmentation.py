@@ -87,6 +87,13 @@ def test_masks_that_do_not_fit_are_refused(target, message):
     Segmentation().check_target(torch.zeros(2, 3, 4, 4), torch.full((2, 4, 4), 255))
 
 
+def test_pixels_that_count_are_asked_for():
+    metrics = Segmentation().metrics(torch.zeros(2, 3, 4, 4))
+    metrics.update(torch.zeros(2, 3, 4, 4), torch.full((2, 4, 4), 255))
+    with pytest.raises(DataError, match="no pixels to score"):
+        Segmentation().scores(metrics)
+
+
 class TwoMaps(nn.Module):
     """A segmenter that tells bright pixels from dark ones."""
 

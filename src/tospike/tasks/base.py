@@ -87,10 +87,7 @@ class Task(ABC):
         Raises:
             OptionError: The task draws no pictures.
         """
-        raise OptionError(
-            "The task draws no pictures", got=type(self).__name__, expected="a task with a `draw` method",
-            remedy="Leave pictures= out, or define `draw` in your task.",
-        )  # fmt: skip
+        raise self._lacks("The task draws no pictures", "draw", "pictures")
 
     def legend(self) -> dict[int, str]:
         """Return the names of the classes whose colours in pictures need an explanation; none by default."""
@@ -102,10 +99,11 @@ class Task(ABC):
         Raises:
             OptionError: The task knows no confidence.
         """
-        raise OptionError(
-            "The task knows no confidence", got=type(self).__name__, expected="a task with a `confidence` method",
-            remedy="Leave confidence= out, or define `confidence` in your task.",
-        )  # fmt: skip
+        raise self._lacks("The task knows no confidence", "confidence", "confidence")
+
+    def _lacks(self, what: str, method: str, option: str) -> OptionError:
+        return OptionError(what, got=type(self).__name__, expected=f"a task with a `{method}` method",
+                           remedy=f"Leave {option}= out, or define `{method}` in your task.")  # fmt: skip
 
     def check_target(self, prediction: Any, target: Any) -> None:
         """Raise `DataError` when prediction and target cannot belong together; called on the first batch."""

@@ -22,6 +22,7 @@ from tospike.tasks.base import Task
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+DRAWN_FROM = 0.3  # score of a box from which pictures show it; detectors return up to a hundred more for the metric
 CAPTURED = 128  # side of the image that a network is captured with, in pixels: one pixel of the last level of a pyramid
 PARTS = ("transform", "backbone", "head", "anchor_generator")
 
@@ -118,7 +119,6 @@ class Detection(Task):
 
     detector: nn.Module | None = None
     names: tuple[str, ...] = ()
-    network: nn.Module = field(init=False, compare=False, repr=False)
     headline = "map"
     unit = "%"
     scores_training = False  # decoding boxes takes longer than learning from them
@@ -136,7 +136,15 @@ class Detection(Task):
                 remedy="Detectors that cut regions out of maps, as Faster R-CNN does, cannot be simulated as one network: convert "
                 "detector.backbone by itself, or write a task of your own.",
             )  # fmt: skip
-        object.__setattr__(self, "network", DenseDetector(self.detector))
+
+    @cached_property
+    def network(self) -> DenseDetector:
+        """What is simulated: backbone and head of the detector, which it shares.
+
+        Raises:
+            OptionError: The task was given no detector.
+        """
+        return DenseDetector(self._given())
 
     def bind(self, network: nn.Module) -> tuple[Task, nn.Module]:
         """Return the task for a detector, and its backbone and head as one network."""
@@ -149,6 +157,13 @@ class Detection(Task):
         pair = isinstance(batch, (tuple, list)) and len(batch) == 2 and not isinstance(batch[1], Tensor)
         images, targets = batch if pair else (batch, None)
         images = list(images)
+        if not images:
+            raise DataError(
+                "A batch holds no image",
+                got="an empty list",
+                expected="at least one image [3, H, W]",
+                remedy="Repair the loader.",
+            )
         problems = [*_image_problems(images), *_target_problems(images, targets)]
         if problems:
             raise DataError(
@@ -205,9 +220,8 @@ class Detection(Task):
         Raises:
             DataError: The detector refuses a target.
         """
-        assert context is not None
         try:
-            losses = self._replay(output, context, training=True)
+            losses = self._replay(output, _known(context, "loss"), training=True)
         except AssertionError as error:
             raise DataError("The detector refuses a target", got=str(error), expected="boxes (left, top, right, bottom) with width and height",
                             remedy="Drop boxes without an area in the loader.") from error  # fmt: skip
@@ -215,8 +229,7 @@ class Detection(Task):
 
     def prediction(self, output: Any, context: Shown | None = None) -> list[dict[str, Tensor]]:
         """Decode the outputs of the head to boxes, in pixels of the loader's images, by the detector's own code."""
-        assert context is not None
-        return self._replay(output, context, training=False)  # type: ignore[no-any-return]
+        return self._replay(output, _known(context, "prediction"), training=False)  # type: ignore[no-any-return]
 
     def check_target(self, prediction: Any, target: Any) -> None:
         """Raise unless there are targets."""
@@ -225,20 +238,22 @@ class Detection(Task):
                             remedy='Let the loader yield a list of {"boxes": [K, 4], "labels": [K]} beside the images.')  # fmt: skip
 
     def draw(self, inputs: Tensor, answer: Any, index: int, context: Shown | None = None) -> Image:
-        """Draw the boxes of a prediction, with their scores, or of a target, into the loader's image."""
-        assert context is not None
-        found, labels = answer[index], answer[index]["labels"]
-        names = [self.names[label] if label < len(self.names) else str(label) for label in labels.tolist()]
-        return draw_boxes(to_image(context.originals[index]), found["boxes"], names, found.get("scores"), labels=labels)
+        """Draw the boxes of a target, or those of a prediction that score at least `DRAWN_FROM`, with their scores, into the loader's image."""
+        found, image = answer[index], to_image(_known(context, "draw").originals[index])
+        if "scores" in found:
+            found = {key: values[found["scores"] >= DRAWN_FROM] for key, values in found.items()}
+        names = [self.names[label] if label < len(self.names) else str(label) for label in found["labels"].tolist()]
+        return draw_boxes(image, found["boxes"], names, found.get("scores"), labels=found["labels"])
 
-    def spiking(self, snn: nn.Module, **run: Any) -> nn.Module:
+    def spiking(self, snn: nn.Module, *, time_steps: int, delay: int = 0) -> nn.Module:
         """Return a detector that answers with the boxes of the SNN: ``model(images)`` as before.
 
         Args:
             snn: The converted `network`.
-            run: Arguments of the call of the SNN: ``time_steps=``, ``delay=``.
+            time_steps: Steps T of every call.
+            delay: Steps before the outputs are averaged.
         """
-        return SpikingDetector(self, snn, run)
+        return SpikingDetector(self, snn, {"time_steps": time_steps, "delay": delay})
 
     def _given(self) -> nn.Module:
         if self.detector is None:
@@ -248,6 +263,9 @@ class Detection(Task):
 
     def _replay(self, output: Any, context: Shown, *, training: bool) -> Any:
         """Run the detector with a backbone and a head that answer what was computed already."""
+        if not isinstance(output, Mapping):
+            raise OptionError("This is no output of the head", got=type(output).__name__, expected="what task.network returns, a tensor for each name",
+                              remedy="Simulate task.network, and pass reference=task.network where a reference is asked for.")  # fmt: skip
         images = context.images.to(next(iter(output.values())).device)
         detector: Any = copy.copy(self.detector)
         detector.training = training
@@ -288,6 +306,14 @@ class SpikingDetector(nn.Module):
         return self.task.prediction(self.snn(fed, **self.run), context)
 
 
+def _known(context: Shown | None, method: str) -> Shown:
+    """Return what `Detection.feed` gave beside a batch, or say that it is missing."""
+    if context is None:
+        raise OptionError("The sizes of the images are not known", where=f"Detection.{method}", got="no context",
+                          expected="what task.feed returned beside the batch", remedy="fed, context = task.feed(batch)")  # fmt: skip
+    return context
+
+
 def _image_problems(images: list[Any]) -> list[Problem]:
     return [
         Problem(f"Image {index} is none", got=str(tuple(image.shape)) if isinstance(image, Tensor) else type(image).__name__, expected="a tensor [3, H, W]",
@@ -310,12 +336,21 @@ def _target_problems(images: list[Any], targets: Any) -> list[Problem]:
         ]
     good = [
         isinstance(target, Mapping) and all(isinstance(target.get(key), Tensor) for key in ("boxes", "labels"))
-        and target["boxes"].ndim == 2 and target["boxes"].shape[1] == 4 and target["labels"].shape == target["boxes"].shape[:1]
+        and target["boxes"].ndim == 2 and target["boxes"].shape[1] == 4
+        and target["labels"].shape == target["boxes"].shape[:1] and not target["labels"].is_floating_point()
         for target in targets
     ]  # fmt: skip
     return [
-        Problem(f"Target {index} is none", got=", ".join(f"{key}: {tuple(getattr(value, 'shape', ()))}" for key, value in target.items())
-                if isinstance(target, Mapping) else type(target).__name__,
-                expected='{"boxes": [K, 4], "labels": [K]}', remedy="An image without items has boxes [0, 4] and labels [0].")
+        Problem(f"Target {index} is none", got=_described(target), expected='{"boxes": [K, 4], "labels": [K] integers}',
+                remedy="An image without items has boxes [0, 4] and labels [0].")
         for index, (target, fits) in enumerate(zip(targets, good, strict=True)) if not fits
     ]  # fmt: skip
+
+
+def _described(target: Any) -> str:
+    if not isinstance(target, Mapping):
+        return type(target).__name__
+    return ", ".join(
+        f"{key}: {list(value.shape)} {value.dtype}" if isinstance(value, Tensor) else f"{key}: {type(value).__name__}"
+        for key, value in target.items()
+    )

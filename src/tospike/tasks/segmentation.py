@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,16 @@ class Segmentation(Task):
         ).to(prediction.device)
 
     def scores(self, metrics: MetricCollection) -> dict[str, float]:
-        """Read both in percent."""
-        return {name: 100.0 * value for name, value in super().scores(metrics).items()}
+        """Read both in percent.
+
+        Raises:
+            DataError: No pixel counts.
+        """
+        values = super().scores(metrics)
+        if math.isnan(values["miou"]):
+            raise DataError("There are no pixels to score", got=f"masks of {self.ignore} everywhere", expected="pixels of some class",
+                            remedy="Pass Segmentation(ignore=...) with the class that does not count.")  # fmt: skip
+        return {name: 100.0 * value for name, value in values.items()}
 
     def loss(self, output: Any, target: Any, context: Any = None) -> Tensor:
         """Return the cross-entropy of the first map, plus that of the further ones by their weight."""

@@ -84,7 +84,7 @@ class ActorRecipe:
 _ALL = (
     ActorRecipe("inverted-double-pendulum-td3", "InvertedDoublePendulum-v4", 11, 1, target=9000, enough=9000),
     ActorRecipe("hopper-td3", "Hopper-v4", 11, 3, target=2500, enough=3000),
-    ActorRecipe("walker2d-td3", "Walker2d-v4", 17, 6, target=2500, enough=4000),
+    ActorRecipe("walker2d-td3", "Walker2d-v4", 17, 6, target=2500, enough=3000, lr=1e-3),
 )
 
 ACTORS: dict[str, ActorRecipe] = {entry.name: entry for entry in _ALL}
