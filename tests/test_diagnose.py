@@ -38,8 +38,13 @@ def seen_by_hooks(ann, snn, x, steps):
     with torch.no_grad():
         output = ann(x)
     hook.remove()
+
+    def note(module, args, out):
+        current, _, other = args  # neurons add up the two branches of a block
+        flows.append((current if other is None else current + other, out[0]))
+
     for node in site_nodes(snn.graph):
-        snn.graph.get_submodule(node.target).register_forward_hook(lambda m, args, out: flows.append((args[0], out[0])))
+        snn.graph.get_submodule(node.target).register_forward_hook(note)
     return output, activations, snn(x, time_steps=steps, steps_per_call=steps), flows
 
 

@@ -21,7 +21,7 @@ from tospike.neurons.modules import Neuron
 from tospike.progress import track
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
-from tospike.run.plan import call
+from tospike.run.nodes import call
 from tospike.run.schedule import Delay, check_run
 from tospike.run.simulate import checked_inputs
 from tospike.tasks import Classification, Task

@@ -17,7 +17,8 @@ from tospike.neurons.incremental import Running
 from tospike.neurons.modules import Neuron
 from tospike.parts.refiners import LayerView, Refiner, SiteView
 from tospike.progress import track
-from tospike.run.plan import call, increment, is_size, stepped
+from tospike.run.nodes import call, is_size
+from tospike.run.plan import increment, stepped
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from tospike.graph.walk import module_of, site_nodes
 from tospike.methods.tuning import Part, Tuning
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN, Tuned
-from tospike.run.plan import Values, call
+from tospike.run.nodes import Values, call
 from tospike.tasks import Classification, Task
 
 _CLASSIFICATION = Classification()

@@ -30,7 +30,7 @@ from tospike.graph.kinds import Kind, Verdict
 from tospike.graph.layers import affine
 from tospike.graph.walk import add_module, module_of
 from tospike.neurons.modules import Neuron
-from tospike.run.plan import is_size
+from tospike.run.nodes import is_size
 
 NO_WISH = Unit(torch.tensor(float("nan")))  # of what takes its input in any unit
 

@@ -14,7 +14,7 @@ from tospike.graph.kinds import Kind
 from tospike.graph.walk import hooked, module_of, site_nodes
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
-from tospike.run.plan import is_size
+from tospike.run.nodes import is_size
 
 
 def neuron_problems(snn: SNN, target: str, *, steps: bool = False) -> list[Problem]:

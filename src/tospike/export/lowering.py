@@ -16,7 +16,7 @@ from tospike.graph.capture import Operation
 from tospike.graph.walk import module_of
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
-from tospike.run.plan import is_size
+from tospike.run.nodes import is_size
 
 SLOW = (
     2.0**30

@@ -20,7 +20,7 @@ from tospike.files import replacing
 from tospike.graph.walk import module_of, site_nodes
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
-from tospike.run.plan import is_size
+from tospike.run.nodes import is_size
 
 FORMAT = "tospike"
 

@@ -18,7 +18,7 @@ from tospike.graph.walk import module_of
 from tospike.neurons.functional import emit, if_step
 from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
-from tospike.run.plan import Values, call, is_signal
+from tospike.run.nodes import Values, call, is_signal
 
 STEPS, COUNTED = "steps", "counted"
 SCALARS = (STEPS, COUNTED)

@@ -108,10 +108,12 @@ def track_step(
         >>> track_step(torch.tensor(0.5), torch.tensor([1.0]), torch.tensor([0.2]), torch.tensor(1.0), ternary)
         (tensor([-1.]), tensor([0.]))
     """
-    held = 1.0 / done if done else 0.0
-    emission = emission_of(torch.add(goal, sent, alpha=-1.0 - held).add_(charge), threshold)
+    held = (
+        1.0 / done if done else 0.0
+    )  # each product is rounded before it is added, so that all ways to compute this agree
+    emission = emission_of((goal - (sent * (1.0 + held) if held else sent)).add_(charge), threshold)
     if held:
-        emission = emission.add_(sent, alpha=held)
+        emission = emission.add_(sent * held)
     return emission, sent + emission
 
 

@@ -123,6 +123,21 @@ class NeuronModel:
         return 2**self.capacity - 1 if self.levels == "successive" else self.capacity
 
     @property
+    def finest(self) -> float:
+        """What the smallest level is worth, as a share of θ; every emission is a whole number of these."""
+        return 1.0 if self.levels == "uniform" else 0.5 ** (self.capacity - 1)
+
+    @property
+    def largest(self) -> int:
+        """The largest emission of a step, in smallest levels."""
+        return 2 ** (self.capacity - 1) if self.levels == "nearest" else self.sizes
+
+    @property
+    def silence(self) -> int:
+        """Which integer without sign stands for no emission, where levels are written as integers."""
+        return self.largest if self.signed else 0
+
+    @property
     def pre_steps(self) -> int:
         """First steps of a run that are never read out."""
         return self.pre.steps if self.pre is not None else 0

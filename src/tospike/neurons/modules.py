@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -11,27 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tospike.graph.rewrite import Rectifier
-from tospike.neurons import codes
+from tospike.neurons import codes, fused
 from tospike.neurons.functional import emit, expected_start, goal, if_step, track_step
+from tospike.neurons.levels import Levels, value_of
 from tospike.neurons.model import NeuronModel, PreRun
+from tospike.neurons.state import State as State
 from tospike.neurons.surrogate import Surrogate
-
-
-@dataclass(frozen=True)
-class State:
-    """What the neurons of one Site carry from step to step.
-
-    Attributes:
-        steps: Steps done.
-        potential: The membrane potential ``[N, ...]``; for a signed neuron the sum of all its input, without v(0).
-        sent: Sum of all emissions ``[N, ...]``; None for a neuron that has no memory of it.
-        start: Initial potential after a pre-run ``[N, ...]``; None where it is that of the neuron.
-    """
-
-    steps: int
-    potential: Tensor
-    sent: Tensor | None = None
-    start: Tensor | None = None
 
 
 class Neuron(nn.Module):
@@ -145,29 +130,65 @@ class Neuron(nn.Module):
         kept = (share * left.maximum(-state.sent)).clamp(-theta / 2, theta / 2)
         return State(0, kept if self.model.signed else self._start(kept) + kept, zeros)
 
-    def forward(self, currents: Tensor, state: State) -> tuple[Tensor, State]:
-        """Step through a chunk of time.
+    def forward(
+        self, currents: Tensor, state: State, other: Tensor | Levels | None = None, *, levels: bool = False
+    ) -> tuple[Tensor, State]:
+        """Step through a chunk of time; causal neurons in one pass over memory where `tospike.neurons.fused` can.
 
         Args:
-            currents: Input currents ``[T, N, ...]``; all of the run for a synchronous neuron.
+            currents: Input currents ``[T, N, ...]``, in units of the ANN's activation; all of the run for a synchronous neuron.
             state: What `initial` or an earlier call returned.
+            other: More currents ``[T, N, ...]``, or levels whose worth is added.
+            levels: Return levels of causal neurons, of which each is worth `unit`, as integers of 8 bits without sign; see `Levels`.
 
         Returns:
             What was emitted at each step, ``[T, N, ...]``, and the state after the chunk.
         """
         if self.model.synchronous:
-            counted, steps = self.count(currents.mean(0), len(currents)), len(currents)
-            return torch.stack([self.at_step(counted, steps, t) for t in range(1, steps + 1)]), replace(
-                state, steps=steps
-            )
+            currents, steps = currents if other is None else currents + value_of(other), len(currents)
+            counted = self.count(currents.mean(0), steps)
+            emitted = torch.stack([self.at_step(counted, steps, t) for t in range(1, steps + 1)])
+            return emitted, replace(state, steps=steps)
+        if self.model.pre is None:
+            return self._advanced(currents, state, other, levels=levels)
+        if other is not None:
+            currents = currents + value_of(other)
         if self.model.waiting and state.steps == 0:
             state = self._shifted(currents[: self.model.waiting], state)
+        before = self.model.pre_steps - state.steps
+        parts = []
+        for part in currents.tensor_split([before]) if 0 < before < len(currents) else (currents,):
+            if state.steps == self.model.pre_steps:  # the pre-run is over: start again, corrected
+                silenced = self._start(part[0]).masked_fill(state.potential < 0, -torch.inf)  # for good
+                state = replace(state, potential=silenced if state.start is None else state.start)
+            emitted, state = self._advanced(part, state, levels=levels)
+            parts.append(emitted)
+        return torch.cat(parts), state
+
+    def _advanced(
+        self, currents: Tensor, state: State, other: Tensor | Levels | None = None, *, levels: bool = False
+    ) -> tuple[Tensor, State]:
+        if fused.fits(self, currents):
+            return fused.advance(self, currents, state, other, levels=levels)
+        if other is not None:
+            currents = currents + value_of(other)
         step = self._track if self.model.signed else self._fire
-        emitted = []
+        steps = []
         for x in currents:
             emission, state = step(self._biased(x, state.steps), state)
-            emitted.append(emission)
-        return self._gained(torch.stack(emitted)), state
+            steps.append(emission)
+        emitted = torch.stack(steps)
+        if levels:
+            return (emitted / self._level(emitted)).round_().add_(self.model.silence).to(torch.uint8), state
+        return self._gained(emitted), state
+
+    @property
+    def unit(self) -> Tensor:
+        """What one level is worth, broadcastable to one sample: ``θ`` for uniform levels, else the smallest; times the gain."""
+        return self._gained(self._level(self.threshold))
+
+    def _level(self, like: Tensor) -> Tensor:
+        return self.threshold.to(like.dtype) * self.model.finest
 
     def count(self, current: Tensor, time_steps: int) -> Tensor:
         """Return what synchronous neurons count in their current; see `tospike.neurons.codes.count`.
@@ -251,12 +272,6 @@ class Neuron(nn.Module):
 
     def _fire(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         theta, v = self.threshold.to(x.dtype), state.potential
-        if state.steps == self.model.pre_steps > 0:  # the pre-run is over: start again, corrected
-            v = (
-                self._start(x).masked_fill(v < 0, -torch.inf)  # silent for good
-                if state.start is None
-                else state.start
-            )
         if self.model.capacity == 1 and self.surrogate is None:
             spikes, v = if_step(v, x, theta)
         else:

@@ -13,7 +13,7 @@ from tospike import processes
 from tospike.graph.kinds import MOVES, Kind
 from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED, WEIGHTED_FUNCTIONS
 from tospike.graph.walk import module_of
-from tospike.run.plan import is_signal
+from tospike.run.nodes import is_signal
 from tospike.run.work import LayerWork, Meter, Part
 
 PURE = WEIGHTED_FUNCTIONS | {

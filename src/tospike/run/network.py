@@ -12,7 +12,7 @@ from tospike.graph.capture import Site
 from tospike.graph.walk import site_nodes
 from tospike.history import History
 from tospike.neurons.model import NeuronModel
-from tospike.run.plan import Plan
+from tospike.run.plan import Plan, channels_last
 from tospike.run.schedule import Delay, Engine
 from tospike.run.simulate import last, simulate
 
@@ -101,6 +101,11 @@ class SNN(nn.Module):
 
     def __init__(self, graph: fx.GraphModule, inputs: tuple[str, ...], conversion: Conversion) -> None:
         super().__init__()
+        for module in graph.modules():
+            if isinstance(
+                module, nn.Conv2d
+            ):  # the order in memory that they are computed in, so that it is not made at every call
+                module.weight.data = channels_last(module.weight.data)
         self.graph = graph
         self.conversion = conversion
         self.plan = Plan.of(graph, inputs)

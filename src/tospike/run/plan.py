@@ -12,13 +12,14 @@ from torch import Tensor, fx
 
 from tospike.errors import SimulationError
 from tospike.graph.batches import Inputs
-from tospike.graph.kinds import Kind
 from tospike.graph.layers import is_weighted
 from tospike.graph.walk import reach, site_nodes
 from tospike.neurons.incremental import Running
+from tospike.neurons.levels import Levels, value_of
 from tospike.neurons.modules import Neuron
+from tospike.run.arithmetic import FLOAT, Arithmetic
+from tospike.run.nodes import Values, call, is_signal, is_size
 
-Values = dict[fx.Node, Any]
 Watch = Callable[[fx.Node, tuple[Any, ...], Any, int], None]
 
 
@@ -37,6 +38,8 @@ class Plan:
         body: Nodes that are stepped.
         tail: Nodes behind the last neuron, the output included.
         carried: Nodes of the body that the tail reads.
+        joins: For Sites whose current is a sum of two that nothing else reads, the node of this sum: the neurons add the two up.
+        spent: For each node of the body, what no later one reads.
     """
 
     graph: fx.GraphModule
@@ -45,6 +48,8 @@ class Plan:
     body: tuple[fx.Node, ...]
     tail: tuple[fx.Node, ...]
     carried: tuple[fx.Node, ...]
+    joins: dict[fx.Node, fx.Node]
+    spent: dict[fx.Node, list[fx.Node]]
 
     @classmethod
     def of(cls, graph: fx.GraphModule, inputs: tuple[str, ...]) -> Plan:
@@ -55,13 +60,14 @@ class Plan:
         tail |= {node for node in nodes if node.op == "output"}
         static = [node for node in nodes if node not in behind and node not in body and node not in tail]
         carried = [node for node in nodes if node in body and not is_size(node) and any(u in tail for u in node.users)]
+        steps, joins = _with_shapes(nodes, body), _joins(graph)
         return cls(
-            graph, inputs, tuple(static), _with_shapes(nodes, body), _with_shapes(nodes, tail), tuple(carried)
+            graph, inputs, tuple(static), steps, _with_shapes(nodes, tail), tuple(carried), joins, _spent(steps, joins, carried)
         )  # fmt: skip
 
     def prepare(self, inputs: Inputs, watch: Watch | None = None) -> Values:
         """Compute all that is constant in time; inputs are ``[N, ...]``; for the watch see `step`."""
-        given = iter(inputs[name] for name in self.inputs)
+        given = iter(channels_last(inputs[name]) for name in self.inputs)
         values: Values = {}
         for node in self.static:
             values[node] = next(given) if node.op == "placeholder" else call(self.graph, node, values)
@@ -69,7 +75,9 @@ class Plan:
                 watch(node, tuple(values[source] for source in node.all_input_nodes), values[node], 1)
         return values
 
-    def step(self, static: Values, state: dict[str, Any], steps: int, watch: Watch | None = None) -> Values:
+    def step(
+        self, static: Values, state: dict[str, Any], steps: int, watch: Watch | None = None, arithmetic: Arithmetic = FLOAT
+    ) -> Values:  # fmt: skip
         """Advance the body by a chunk of time.
 
         Args:
@@ -77,39 +85,53 @@ class Plan:
             state: What each Site and each incremental operation carries, by name, changed in place; empty before the first chunk.
             steps: Time steps in the chunk, folded into the batch axis of every value.
             watch: Called with each node of the body, its arguments, its value and the number of steps.
+            arithmetic: In what numbers nodes are computed. Where emissions stay integers, the watch is shown levels, 0 for silence.
 
         Returns:
             The values of the carried nodes, ``[steps, N, ...]``.
         """
         values: Values = {}
+        joined = set(self.joins.values()) if watch is None else ()
         for node in self.body:
+            if node in joined:
+                continue
             for source in node.all_input_nodes if "site" not in node.meta else ():
                 if source not in values:
                     values[source] = _repeat(source, static[source], steps)
             if "site" in node.meta:
-                value = self._fire(node, static, values, state, steps)
+                together = self.joins.get(node) if watch is None else None
+                value = self._fire(node, together, static, values, state, steps, arithmetic)
             elif node.meta.get("incremental"):
                 key = f"incremental {node.name}"
-                value, state[key] = increment(self.graph, node, values, state.get(key) or Running(), steps)
+                worth = {source: value_of(values[source]) for source in node.all_input_nodes}
+                value, state[key] = increment(self.graph, node, worth, state.get(key) or Running(), steps)
             else:
-                value = call(self.graph, node, values)
+                value = arithmetic.compute(self.graph, node, values)
             values[node] = value
             if watch is not None:
-                watch(node, tuple(values.get(source) for source in node.all_input_nodes), value, steps)
-        return {node: values[node].unflatten(0, (steps, -1)) for node in self.carried}
+                watch(node, tuple(map(_shown, map(values.get, node.all_input_nodes))), _shown(value), steps)
+            for source in self.spent[node]:
+                values.pop(source, None)
+        return {node: _unfolded(value_of(values[node]), steps) for node in self.carried}
 
-    def _fire(self, node: fx.Node, static: Values, values: Values, state: dict[str, Any], steps: int) -> Tensor:
-        (source,) = node.all_input_nodes
-        constant = static.get(source)
-        currents = (
-            values[source].unflatten(0, (steps, -1)) if constant is None else constant.expand(steps, *constant.shape)
-        )
+    def _fire(
+        self, node: fx.Node, together: fx.Node | None, static: Values, values: Values, state: dict[str, Any], steps: int, arithmetic: Arithmetic
+    ) -> Tensor | Levels:  # fmt: skip
+        """Step the neurons of a Site; the node of a sum that is left to them says what they read in its place."""
+        read = [_through_time(source, static, values, steps) for source in (together or node).all_input_nodes]
+        read.sort(key=lambda x: isinstance(x, Levels))  # a sum of two does not depend on their order
+        current, *others = read
+        if others and current.shape[1:] != _shape(others[0])[1:]:
+            current, others = current + value_of(others[0]), []
+        current = value_of(current)
         neuron, key = self._neuron(node), str(node.target)
         if key not in state:
-            _refuse_other_maps(node, neuron, currents[0])
-            state[key] = neuron.initial(currents[0])
-        spikes, state[key] = neuron(currents, state[key])
-        return spikes.flatten(0, 1)  # type: ignore[no-any-return]
+            _refuse_other_maps(node, neuron, current[0])
+            state[key] = neuron.initial(current[0])
+        levels = arithmetic.emits_levels(neuron)
+        emitted, state[key] = neuron(current, state[key], others[0] if others else None, levels=levels)
+        emitted = emitted.flatten(0, 1)
+        return Levels(emitted, neuron.unit, neuron.model.silence, neuron.model.largest) if levels else emitted
 
     def settle(self, static: Values, time_steps: int) -> tuple[Values, dict[fx.Node, Tensor]]:
         """Run the body of a network of synchronous neurons on means over T steps, without a loop over time.
@@ -180,16 +202,6 @@ def stepped(graph: fx.GraphModule) -> set[fx.Node]:
     return body
 
 
-def is_size(node: fx.Node) -> bool:
-    """Tell whether a node only reads sizes, which change when time is folded into the batch."""
-    return "operation" in node.meta and node.meta["operation"].verdict.kind is Kind.SHAPE
-
-
-def is_signal(node: fx.Node) -> bool:
-    """Tell whether a node depends on the values of the input, not only on sizes."""
-    return "operation" in node.meta and not is_size(node)
-
-
 def _with_shapes(nodes: list[fx.Node], chosen: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
     """Add the size-reading nodes that the chosen ones need, and those that these need."""
     wanted = set(chosen)
@@ -206,6 +218,65 @@ def _repeat(node: fx.Node, value: Any, steps: int) -> Any:
     return value.expand(steps, *value.shape).flatten(0, 1)
 
 
+def _joins(graph: fx.GraphModule) -> dict[fx.Node, fx.Node]:
+    """Find the Sites that read a sum of two signals which nothing else reads."""
+    found = {}
+    for site in site_nodes(graph):
+        (source,) = site.all_input_nodes
+        two = len(source.args) == 2 and not source.kwargs and len(source.all_input_nodes) == 2
+        alone = is_signal(source) and len(source.users) == 1 and not source.meta.get("incremental")
+        plain = alone and source.meta["operation"].verdict.name in ("add", "iadd")
+        if two and plain and all(map(is_signal, source.all_input_nodes)):
+            found[site] = source
+    return found
+
+
+def _spent(
+    body: tuple[fx.Node, ...], joins: dict[fx.Node, fx.Node], carried: list[fx.Node]
+) -> dict[fx.Node, list[fx.Node]]:
+    """Return for each node of the body what it is the last to read; a sum is read where the neurons that add it up are."""
+    sites = {sum_: site for site, sum_ in joins.items()}
+    last: dict[fx.Node, fx.Node] = {}
+    order = {node: index for index, node in enumerate(body)}
+    for node in body:
+        for source in node.all_input_nodes:
+            reader = sites.get(node, node)
+            if source not in last or order[reader] > order[last[source]]:
+                last[source] = reader
+    spent: dict[fx.Node, list[fx.Node]] = {node: [] for node in body}
+    for source, reader in last.items():
+        if source not in carried:
+            spent[reader].append(source)
+    return spent
+
+
+def _through_time(node: fx.Node, static: Values, values: Values, steps: int) -> Any:
+    """Return a signal ``[steps, N, ...]``; one that is constant in time without a copy for each step."""
+    if node not in values:
+        return static[node].expand(steps, *static[node].shape)
+    value: Tensor | Levels = values[node]
+    if isinstance(value, Levels):
+        return value.with_values(_unfolded(value.values, steps))
+    return _unfolded(value, steps)
+
+
+def _unfolded(value: Tensor, steps: int) -> Tensor:
+    return value.unflatten(0, (steps, -1))  # type: ignore[no-untyped-call,no-any-return]
+
+
+def _shape(value: Tensor | Levels) -> tuple[int, ...]:
+    return tuple(value.values.shape if isinstance(value, Levels) else value.shape)
+
+
+def _shown(value: Any) -> Any:
+    return value.levels(torch.int16) if isinstance(value, Levels) else value
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Lay maps ``[N, C, H, W]`` out with their channels side by side, which convolutions read fastest; anything else stays."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.is_floating_point() else x
+
+
 def _refuse_other_maps(node: fx.Node, neuron: Neuron, current: Tensor) -> None:
     """Refuse maps of another size than the neurons have values for, which inputs of another size lead to."""
     misfits = neuron.misfits(current)
@@ -219,38 +290,12 @@ def _refuse_other_maps(node: fx.Node, neuron: Neuron, current: Tensor) -> None:
         )  # fmt: skip
 
 
-def _plain(output: Any) -> Any:
-    """Return an output in Python's own containers instead of the immutable ones of a graph."""
-    if isinstance(output, dict):
-        return {key: _plain(value) for key, value in output.items()}
-    if isinstance(output, (tuple, list)) and not hasattr(output, "_fields"):
-        return (list if isinstance(output, list) else tuple)(map(_plain, output))
-    return output
-
-
 def increment(graph: fx.GraphModule, node: fx.Node, values: Values, before: Running, steps: int) -> tuple[Any, Running]:
     """Run an operation on the running means of its inputs; return what that adds to the sum of its outputs, and the new state."""
     signals = [source for source in node.all_input_nodes if isinstance(values[source], Tensor) and is_signal(source)]
     means, sums = before.means({source: values[source] for source in signals}, steps)
     after, emitted = before.increments(call(graph, node, {**values, **means}), sums, steps)
     return emitted, after
-
-
-def call(graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
-    """Compute one node from the values of the nodes that it reads."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-    if node.op == "output":
-        return _plain(args[0])
-    if node.op == "get_attr":
-        owner: Any = graph
-        for name in str(node.target).split("."):
-            owner = getattr(owner, name)
-        return owner
-    if node.op == "call_module":
-        return graph.get_submodule(str(node.target))(*args, **kwargs)
-    if node.op == "call_method":
-        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def zeros_like(values: Values) -> Values:

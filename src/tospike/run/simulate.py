@@ -10,8 +10,10 @@ from torch import fx
 
 from tospike.errors import DataError, Problem, SimulationError, require_type
 from tospike.graph.batches import Inputs, split_batch
+from tospike.run.arithmetic import FLOAT, Arithmetic
 from tospike.run.counts import Counts
-from tospike.run.plan import Values, Watch, zeros_like
+from tospike.run.nodes import Values
+from tospike.run.plan import Watch, zeros_like
 from tospike.run.schedule import Delay, Engine, check_run, ordered
 
 if TYPE_CHECKING:
@@ -136,6 +138,7 @@ class Run:
         watch: Watch | None = None,
     ) -> None:
         self.watches = [] if watch is None else [watch]
+        self.arithmetic = FLOAT
         self.plan, self.counts, self.neuron = snn.plan, counts, snn.conversion.neuron
         self.state = {} if state is None else state
         self.tail_watch = None if counts is None else counts.read_out
@@ -201,7 +204,7 @@ class Run:
 
     def _advance(self, steps: int) -> Values:
         watch = self._show if self.watches else None
-        carried = self.plan.step(self.static, self.state, steps, watch)
+        carried = self.plan.step(self.static, self.state, steps, watch, self.arithmetic)
         if self.counts is not None:
             self.counts.advance(steps)
         return carried

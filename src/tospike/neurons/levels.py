@@ -1,0 +1,48 @@
+"""Spikes as the small integers that they are, with what one unit of them is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What neurons emit, as integers: ``emission = unit · (values − zero)``.
+
+    Attributes:
+        values: Integers of 8 bits without sign ``[N, ...]``, which units for integer arithmetic take.
+        unit: Worth of one level, broadcastable to one sample, in units of the ANN's activation.
+        zero: Which integer stands for silence; above 0 where levels are signed.
+        largest: Largest level, of either sign.
+
+    Example:
+        >>> Levels(torch.tensor([[1, 2]], dtype=torch.uint8), torch.tensor(0.5), zero=1, largest=1).emission()
+        tensor([[0.0000, 0.5000]])
+    """
+
+    values: Tensor
+    unit: Tensor
+    zero: int
+    largest: int
+
+    def emission(self) -> Tensor:
+        """Return what was emitted ``[N, ...]``, in units of the ANN's activation."""
+        return self.levels(self.unit.dtype).mul_(self.unit)
+
+    def levels(self, dtype: torch.dtype) -> Tensor:
+        """Return the levels ``[N, ...]``, 0 for silence, as numbers of a type."""
+        levels = self.values.to(dtype)
+        return levels.sub_(self.zero) if self.zero else levels
+
+    def with_values(self, values: Tensor, **changed: Any) -> Levels:
+        """Return other integers of the same worth."""
+        return replace(self, values=values, **changed)
+
+
+def value_of(x: Any) -> Any:
+    """Return what levels are worth, and anything else as it is."""
+    return x.emission() if isinstance(x, Levels) else x
