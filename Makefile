@@ -28,7 +28,7 @@ bench: .venv/bench
 .venv/run: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(PIP) torch
-	$(PIP) --editable .
+	$(PIP) --editable ".[fast]"
 	touch $@
 
 # torchvision comes without its dependencies, since it would replace torch by a CUDA build of several GB. sinabs asks for an old nir

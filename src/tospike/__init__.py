@@ -80,6 +80,7 @@ from tospike.prepare import prepare as prepare
 from tospike.report import write_report as write_report
 from tospike.result import Result as Result
 from tospike.run.control import Controller as Controller
+from tospike.run.explain import explain as explain
 from tospike.run.network import SNN as SNN
 from tospike.run.network import Conversion as Conversion
 from tospike.run.simulate import simulate as simulate

@@ -11,13 +11,13 @@ from rich.table import Table
 from torch import Tensor, fx
 
 from tospike.errors import DataError
-from tospike.graph.batches import Inputs, split_batch
+from tospike.graph.batches import Inputs, divide, split_batch
 from tospike.graph.walk import module_of, site_nodes
 from tospike.neurons.modules import Neuron
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
 from tospike.run.schedule import Delay, check_run
-from tospike.run.simulate import Run, checked_inputs, chunk_of, last
+from tospike.run.simulate import Run, checked_inputs, last, sizes_of_calls
 
 MEANS_AT_ONCE = 2**26  # neurons times samples of one run whose means are all kept
 
@@ -138,7 +138,7 @@ def follow(
     read_outs = (
         run.settled([time_steps])
         if synchronous
-        else run.read_outs([time_steps], {time_steps: first}, chunk_of(snn, samples))
+        else run.read_outs([time_steps], {time_steps: first}, sizes_of_calls(snn, samples, time_steps)[1])
     )
     output, steps = last(read_outs), 1 if synchronous else time_steps - first
     for flow in flows.flows.values():
@@ -149,10 +149,7 @@ def follow(
 def portions(snn: SNN, inputs: Inputs) -> Iterator[Inputs]:
     """Split a batch so that the means of all its neurons fit into memory."""
     neurons = sum(site.neurons for site in snn.conversion.sites)
-    size = max(1, MEANS_AT_ONCE // max(neurons, 1))
-    parts = {name: torch.split(value, size) for name, value in inputs.items()}
-    for number in range(len(next(iter(parts.values())))):
-        yield {name: part[number] for name, part in parts.items()}
+    return divide(inputs, max(1, MEANS_AT_ONCE // max(neurons, 1)))
 
 
 @torch.no_grad()

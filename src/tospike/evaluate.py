@@ -23,7 +23,7 @@ from tospike.progress import track
 from tospike.result import Result, described
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
-from tospike.run.schedule import Delay, check_run, ordered
+from tospike.run.schedule import Delay, Engine, check_run, ordered
 from tospike.run.simulate import simulate
 from tospike.tasks import Classification, Task
 
@@ -52,6 +52,7 @@ def evaluate(
     reference: nn.Module | None = None,
     confidence: Sequence[float] = (),
     steps_per_call: int | None = None,
+    engine: Engine = "auto",
     device: str | torch.device | None = None,
     save: str | os.PathLike[str] | None = None,
     pictures: str | os.PathLike[str] | None = None,
@@ -69,6 +70,7 @@ def evaluate(
         reference: A network to score on the same batches, usually the ANN; it is scored in eval mode and left as it was.
         confidence: Levels in (0, 1] at which a sample may stop early, at one of `time_steps`; every level is scored.
         steps_per_call: See `tospike.simulate`.
+        engine: See `tospike.simulate`.
         device: Where to run; where the SNN is when None. Both networks are put back afterwards.
         save: File for the result, written at the end or on Ctrl-C.
         pictures: File (``*.png``) for a sheet of the first samples with their targets and the answers of both networks at every T side by side;
@@ -106,7 +108,7 @@ def evaluate(
             remedy="Pass time_steps=(1, 2, 4, 8).",
         )
     marks = ordered(time_steps)
-    delays = check_run(snn.conversion, marks, marks[-1], delay, steps_per_call, "auto")
+    delays = check_run(snn.conversion, marks, marks[-1], delay, steps_per_call, engine)
     for level in confidence:
         require("the evaluation", ("confidence", level, is_within(level, 0, 1), "numbers in (0, 1]", (0.9,)))
     if confidence and type(task).confidence is Task.confidence:
@@ -120,7 +122,17 @@ def evaluate(
     if pictures is not None:
         require("the evaluation", ("pictured", pictured, is_count(pictured), "an integer >= 1", 6))
         drawn = _Sheet(task, Path(pictures), pictured)
-    scoring = _Scoring(snn, task, marks, delay, delays, reference, confidence, steps_per_call, drawn)
+    scoring = _Scoring(
+        snn,
+        task,
+        marks,
+        delay,
+        delays,
+        reference,
+        confidence,
+        {"steps_per_call": steps_per_call, "engine": engine},
+        drawn,
+    )
     result = scoring.run(loader, device, progress)
     if save is not None:
         result.save(save)
@@ -204,9 +216,9 @@ class _Scoring:
 
     def __init__(
         self, snn: SNN, task: Task, marks: list[int], delay: Delay, delays: dict[int, int], reference: nn.Module | None,
-        confidence: Sequence[float], chunk: int | None, sheet: _Sheet | None,
+        confidence: Sequence[float], calls: dict[str, Any], sheet: _Sheet | None,
     ) -> None:  # fmt: skip
-        self.snn, self.task, self.marks, self.ann, self.chunk = snn, task, marks, reference, chunk
+        self.snn, self.task, self.marks, self.ann, self.calls = snn, task, marks, reference, calls
         self.delay, self.delays, self.sheet = delay, delays, sheet
         self.metrics: dict[int, MetricCollection] = {}
         self.counts = Counts()
@@ -249,7 +261,7 @@ class _Scoring:
         outputs |= dict(
             simulate(
                 self.snn, inputs, time_steps=self.marks[-1], checkpoints=self.marks, delay=self.delay,
-                steps_per_call=self.chunk, counts=counts,
+                counts=counts, **self.calls,
             )
         )  # fmt: skip
         predictions = {t: self.task.prediction(output, context) for t, output in outputs.items()}

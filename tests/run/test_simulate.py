@@ -6,7 +6,8 @@ from torch import nn
 
 import tospike as ts
 from tospike.errors import OptionError, SimulationError
-from tospike.run.simulate import chunk_of
+from tospike.run.counts import Counts
+from tospike.run.simulate import sizes_of_calls
 
 
 @pytest.fixture
@@ -169,11 +170,36 @@ def test_large_maps_are_stepped_in_small_chunks():
         calibration=[torch.randn(2, 1, 256, 256)],
         progress=False,
     )
-    assert chunk_of(snn, 1) == 8
+    assert sizes_of_calls(snn, 1, 8) == sizes_of_calls(snn, 9, 8) == (1, 3)
     small = ts.convert(
         nn.Sequential(nn.Linear(4, 8), nn.ReLU()), ts.LTB(batches=1), calibration=[torch.randn(32, 4)], progress=False
     )
-    assert [chunk_of(small, samples) for samples in (1, 64, 1000)] == [256, 4, 1]
+    assert sizes_of_calls(small, 1000, 8) == (1000, 8)
+    assert sizes_of_calls(small, 10**6, 8) == (6_500_000 // 8 // 8, 8)
+
+
+@pytest.mark.parametrize("engine", ["float", "int8"])
+def test_large_batches_run_in_parts(snn, x, engine, monkeypatch):
+    whole, counts = curve(snn, x, 8, engine=engine), Counts()
+    monkeypatch.setattr(
+        "tospike.run.simulate.VALUES_AT_ONCE", 2 * 8 * 36
+    )  # two samples of the first layer, eight steps
+    assert sizes_of_calls(snn, 5, 8) == (2, 8)
+    parts = curve(snn, x, 8, engine=engine, counts=counts)
+    for t in whole:
+        torch.testing.assert_close(parts[t], whole[t], rtol=1e-12, atol=1e-12)
+    assert counts.samples == 5
+
+
+def test_a_machine_without_memory_is_told_what_to_do(snn, x, monkeypatch):
+    def fail(*_):
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried ..."
+        )
+
+    monkeypatch.setattr(snn.graph.get_submodule("3"), "forward", fail)
+    with pytest.raises(SimulationError, match="steps_per_call"):
+        snn(x, time_steps=4)
 
 
 class _Maps(nn.Module):

@@ -111,6 +111,32 @@ def move(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+def divide(inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """Split a batch into parts of at most so many samples, of nearly the same size."""
+    samples = next(iter(inputs.values())).shape[0]
+    parts = {name: value.tensor_split(-(-samples // size)) for name, value in inputs.items()}
+    for number in range(-(-samples // size)):
+        yield {name: part[number] for name, part in parts.items()}
+
+
+def join(outputs: Sequence[Any]) -> Any:
+    """Put the outputs of the parts of a batch together, whatever holds their tensors.
+
+    Example:
+        >>> join([{"out": torch.zeros(2, 3)}, {"out": torch.zeros(1, 3)}])["out"].shape
+        torch.Size([3, 3])
+    """
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(outputs))
+    if isinstance(first, dict):
+        return {key: join([output[key] for output in outputs]) for key in first}
+    if isinstance(first, (tuple, list)):
+        joined = [join(values) for values in zip(*outputs, strict=True)]
+        return type(first)(*joined) if hasattr(first, "_fields") else type(first)(joined)
+    return first
+
+
 def cycle(loader: Iterable[Any], batches: int) -> Iterator[Any]:
     """Yield a fixed number of batches, passing over a short loader as often as needed.
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from tospike.graph.rewrite import Rectifier
 from tospike.neurons.levels import Levels
 from tospike.neurons.state import State
+from tospike.neurons.threads import in_parallel
 
 if TYPE_CHECKING:
     from tospike.neurons.modules import Neuron
@@ -196,21 +194,9 @@ def _per_step(neuron: Neuron, done: int, steps: int) -> Array:
     return np.array(rows)
 
 
-@functools.cache
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"tospike-{process}")
-
-
 def _share(run: Callable[[int, int], None], cells: int, steps: int, block: int) -> None:
-    """Run parts of the neurons in as many threads as torch uses; the kernel releases Python's lock."""
-    threads = max(1, min(torch.get_num_threads(), cells * steps // SHARE))
-    if threads == 1:
-        return run(0, cells)
+    """Run parts of the neurons in as many threads as torch uses."""
+    parts = max(1, min(torch.get_num_threads(), cells * steps // SHARE))
     blocks = -(-cells // block)
-    marks = [min(part * blocks // threads * block, cells) for part in range(threads)] + [cells]
-    pool = _pool(os.getpid(), torch.get_num_threads() - 1)  # threads do not survive a fork
-    waiting = [pool.submit(run, first, end) for first, end in itertools.pairwise(marks[1:])]
-    run(marks[0], marks[1])
-    for done in waiting:
-        done.result()
-    return None
+    marks = [min(part * blocks // parts * block, cells) for part in range(parts + 1)]
+    in_parallel(lambda part: run(marks[part], marks[part + 1]), parts)

@@ -46,7 +46,7 @@ def _spread(values: Array, inner: int, at: int, found: Array) -> None:
 
 
 @numba.njit(**OPTIONS)
-def advance(
+def advance(  # noqa: C901  (one pass over memory is one function)
     first: int,
     end: int,
     shape: tuple[int, int, int],

@@ -35,7 +35,7 @@ class Levels:
 
     def levels(self, dtype: torch.dtype) -> Tensor:
         """Return the levels ``[N, ...]``, 0 for silence, as numbers of a type."""
-        levels = self.values.to(dtype)
+        levels = self.values.to(dtype)  # signed integers wrap around below 128 + zero, and back again
         return levels.sub_(self.zero) if self.zero else levels
 
     def with_values(self, values: Tensor, **changed: Any) -> Levels:

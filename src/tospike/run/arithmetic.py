@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
 
 from tospike.graph.layers import is_weighted
 from tospike.graph.walk import module_of
-from tospike.neurons.levels import Levels, value_of
+from tospike.neurons.levels import Levels
 from tospike.neurons.modules import Neuron
 from tospike.run.integers import IntegerLayer, obstacle, unit_of_inputs, units_for
 from tospike.run.nodes import Values, call, is_size
@@ -49,6 +50,7 @@ class Arithmetic:
 
 
 FLOAT = Arithmetic()
+DIGITS = {"int8": 1, "int16": 2}
 
 
 class Integers(Arithmetic):
@@ -70,34 +72,31 @@ class Integers(Arithmetic):
 
     def compute(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
         """Compute one node, in integers where its input is levels and the node can take them."""
-        read = [values[source] for source in node.all_input_nodes]
-        if not any(isinstance(value, Levels) for value in read):
-            if is_weighted(graph, node):
-                self._choose(node, "float", "its input are no spikes alone")
-            return call(graph, node, values)
+        levels = {source: values[source] for source in node.all_input_nodes if isinstance(values[source], Levels)}
         if is_size(node):
-            sized = {
-                source: values[source].values for source in node.all_input_nodes if isinstance(values[source], Levels)
-            }
-            return call(graph, node, {**values, **sized})
-        first = read[0]
-        if isinstance(first, Levels):
-            module, name = module_of(graph, node), node.meta["operation"].verdict.name
-            if module is not None and is_weighted(graph, node):
-                reason = obstacle(module, first)
-                if not reason:
-                    return self._layer(node, module, first)(first.values).to(first.unit.dtype)
-                self._choose(node, "float", reason)
-            elif name in MOVED:
-                moved = _moved(graph, node, values, first)
-                if moved is not None:
-                    return moved
-            elif name in POOLED and module is not None:
-                pooled = _pooled(module, first)
-                if pooled is not None:
-                    return pooled
-        worth = {source: value_of(values[source]) for source in node.all_input_nodes}
-        return call(graph, node, {**values, **worth})
+            return call(graph, node, {**values, **{source: value.values for source, value in levels.items()}})
+        found = self._in_integers(graph, node, values) if levels else None
+        if found is not None:
+            return found
+        if not levels and is_weighted(graph, node):
+            self._choose(node, "float", "it reads no spikes, or spikes whose worth depends on the step")
+        return call(graph, node, {**values, **{source: value.emission() for source, value in levels.items()}})
+
+    def _in_integers(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
+        """Compute a node from levels; None where it has to be computed from what they are worth."""
+        module, name = module_of(graph, node), node.meta["operation"].verdict.name
+        first = values[node.all_input_nodes[0]]
+        if is_weighted(graph, node):
+            reason = obstacle(module, first)
+            if not reason:
+                assert module is not None
+                return self._layer(node, module, first)(first.values).to(first.unit.dtype)
+            self._choose(node, "float", reason)
+        elif name in MOVED and isinstance(first, Levels):
+            return _moved(graph, node, values, first)
+        elif name in POOLED and module is not None:
+            return _pooled(module, first)
+        return None
 
     def _layer(self, node: fx.Node, module: nn.Module, levels: Levels) -> IntegerLayer:
         unit = unit_of_inputs(module, levels)
@@ -116,6 +115,17 @@ class Integers(Arithmetic):
     def _choose(self, node: fx.Node, kernel: str, reason: str = "") -> None:
         path = node.meta["operation"].path
         self.choices[path] = Choice(path, kernel, reason)
+
+
+_KEPT: WeakKeyDictionary[nn.Module, dict[str, Integers]] = WeakKeyDictionary()
+
+
+def arithmetic_of(snn: nn.Module, engine: str) -> Arithmetic:
+    """Return the arithmetic of an engine; integer weights are made once for an SNN, and again when weights or thresholds have changed."""
+    if engine not in DIGITS:
+        return FLOAT
+    kept = _KEPT.setdefault(snn, {})
+    return kept.setdefault(engine, Integers(DIGITS[engine]))
 
 
 def _version(tensor: Any) -> Any:

@@ -68,10 +68,9 @@ class IntegerLayer:
         native: Whether to use integer units; if not, floating point computes the same with the integer weights.
     """
 
-    def __init__(self, module: nn.Module, unit: Tensor, zero: int, digits: int, *, native: bool) -> None:
-        self.module: Any = module
-        self.zero, self.native = zero, native
-        weight: Tensor = self.module.weight.detach()
+    def __init__(self, module: Any, unit: Tensor, zero: int, digits: int, *, native: bool) -> None:
+        self.module, self.zero, self.native = module, zero, native
+        weight: Tensor = module.weight.detach()
         self.digits = Digits.of(weight * _spread(unit, weight, getattr(module, "groups", 1)), digits)
         self.bias = None if self.module.bias is None else self.module.bias.detach().float()
         self.silent = torch.zeros(len(weight), dtype=torch.int32)  # zero points of the weights
@@ -167,10 +166,12 @@ def unit_of_inputs(module: nn.Module, levels: Levels) -> Tensor | None:
     return unit.reshape(-1)
 
 
-def obstacle(module: nn.Module, levels: Levels) -> str:
+def obstacle(module: nn.Module | None, levels: Any) -> str:
     """Return why a layer that reads levels cannot use integer weights; empty if it can."""
+    if not isinstance(levels, Levels):
+        return "it multiplies spikes by what are none"
     if not isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-        return f"{type(module).__name__} has no integer kernel"
+        return f"{'a product of signals' if module is None else type(module).__name__} has no integer kernel"
     if isinstance(module, CONVOLUTIONS) and (isinstance(module.padding, str) or module.padding_mode != "zeros"):
         return f"padding={module.padding!r}, padding_mode={module.padding_mode!r}"
     if unit_of_inputs(module, levels) is None:

@@ -269,7 +269,7 @@ def _shape(value: Tensor | Levels) -> tuple[int, ...]:
 
 
 def _shown(value: Any) -> Any:
-    return value.levels(torch.int16) if isinstance(value, Levels) else value
+    return value.levels(torch.int8 if value.largest < 128 else torch.int16) if isinstance(value, Levels) else value
 
 
 def channels_last(x: Tensor) -> Tensor:

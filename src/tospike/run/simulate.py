@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import fx
 
 from tospike.errors import DataError, Problem, SimulationError, require_type
-from tospike.graph.batches import Inputs, split_batch
-from tospike.run.arithmetic import FLOAT, Arithmetic
+from tospike.graph.batches import Inputs, divide, join, split_batch
+from tospike.run.arithmetic import FLOAT, Arithmetic, arithmetic_of
 from tospike.run.counts import Counts
 from tospike.run.nodes import Values
 from tospike.run.plan import Watch, zeros_like
@@ -19,8 +20,9 @@ from tospike.run.schedule import Delay, Engine, check_run, ordered
 if TYPE_CHECKING:
     from tospike.run.network import SNN
 
-SAMPLES_AT_ONCE = 256  # times steps
-VALUES_AT_ONCE = 2**24  # of the largest layer, in one call
+VALUES_AT_ONCE = (
+    6_500_000  # of the largest layer, in one call: below 32 MB, from where C's allocator maps fresh pages at each call
+)
 
 
 def simulate(
@@ -45,9 +47,11 @@ def simulate(
         checkpoints: Steps after which to read out; T alone when None.
         delay: t₀, the number of first steps that the read-out leaves out; −k reads out the last k steps; ``"auto"`` takes the
             estimate made in conversion, or T − 4 for a T below the estimate plus 4. A pre-run is always left out.
-        steps_per_call: Steps folded into the batch axis of one call. The output does not depend on it; memory grows with it.
-        engine: ``"float"`` steps through time in floating point; ``"count"`` computes what synchronous neurons count, without a
-            loop over time; ``"auto"`` picks the fastest engine that gives the same result.
+        steps_per_call: Steps folded into the batch axis of one call, for all samples of the batch; memory grows with it. Chosen by the size of
+            the maps when None, and large batches then run in parts. The output does not depend on it.
+        engine: ``"float"`` steps through time in floating point. ``"int8"`` and ``"int16"`` compute what spikes do to layers with weights
+            of 8 and of 15 bits, on integer units where there are any; see `tospike.explain`. ``"count"`` computes what synchronous
+            neurons count, without a loop over time. ``"auto"`` picks the fastest engine that gives the same result as ``"float"``.
         counts: Filled with spikes and operations when given.
 
     Yields:
@@ -72,17 +76,36 @@ def simulate(
     marks = ordered(checkpoints or (time_steps,))
     delays = check_run(snn.conversion, marks, time_steps, delay, steps_per_call, engine)
     inputs = checked_inputs(snn, x)
-    samples = next(iter(inputs.values())).shape[0]
-    run = Run(snn, inputs, counts)
     if snn.conversion.neuron.synchronous:
-        return run.settled(marks, stepped=engine == "float")
-    return run.read_outs(marks, delays, steps_per_call or chunk_of(snn, samples))
+        return Run(snn, inputs, counts).settled(marks, stepped=engine == "float")
+    samples = next(iter(inputs.values())).shape[0]
+    size, chunk = sizes_of_calls(snn, samples, marks[-1])
+    if steps_per_call is not None:
+        size, chunk = samples, steps_per_call
+    arithmetic = arithmetic_of(snn, engine)
+    if size == samples:
+        return Run(snn, inputs, counts, arithmetic=arithmetic).read_outs(marks, delays, chunk)
+    parts = (Run(snn, part, counts, arithmetic=arithmetic) for part in divide(inputs, size))
+    return _in_parts(parts, marks, delays, chunk)
 
 
-def chunk_of(snn: SNN, samples: int) -> int:
-    """Return how many steps one call takes by default: so many that small batches keep the machine busy, and large maps fit into memory."""
+def _in_parts(
+    runs: Iterable[Run], marks: Sequence[int], delays: dict[int, int], chunk: int
+) -> Iterator[tuple[int, Any]]:
+    outputs = [dict(run.read_outs(marks, delays, chunk)) for run in runs]
+    for t in marks:
+        yield t, join([output[t] for output in outputs])
+
+
+def sizes_of_calls(snn: SNN, samples: int, time_steps: int) -> tuple[int, int]:
+    """Return how many samples and steps one call takes by default: all steps of few samples rather than few steps of all.
+
+    Neurons then keep their state close by for many steps, and small batches keep the machine busy; large maps still fit into memory.
+    """
     largest = max((site.neurons for site in snn.conversion.sites), default=1)
-    return max(1, min(SAMPLES_AT_ONCE // samples, VALUES_AT_ONCE // (samples * largest)))
+    room = max(1, VALUES_AT_ONCE // largest)
+    size = max(1, min(samples, room // time_steps))
+    return size, max(1, min(time_steps, room // size))
 
 
 def checked_inputs(snn: SNN, x: Any) -> Inputs:
@@ -127,6 +150,7 @@ class Run:
         state: What neurons start from, by the path of their module; filled as the run goes on; a fresh one when None.
         watch: Shown every node of the body at every chunk, see `tospike.run.plan.Plan.step`; of synchronous neurons the mean over a run,
             as if it were one step.
+        arithmetic: In what numbers nodes are computed.
     """
 
     def __init__(
@@ -136,9 +160,10 @@ class Run:
         counts: Counts | None = None,
         state: dict[str, Any] | None = None,
         watch: Watch | None = None,
+        arithmetic: Arithmetic = FLOAT,
     ) -> None:
         self.watches = [] if watch is None else [watch]
-        self.arithmetic = FLOAT
+        self.arithmetic = arithmetic
         self.plan, self.counts, self.neuron = snn.plan, counts, snn.conversion.neuron
         self.state = {} if state is None else state
         self.tail_watch = None if counts is None else counts.read_out
@@ -204,7 +229,15 @@ class Run:
 
     def _advance(self, steps: int) -> Values:
         watch = self._show if self.watches else None
-        carried = self.plan.step(self.static, self.state, steps, watch, self.arithmetic)
+        try:
+            carried = self.plan.step(self.static, self.state, steps, watch, self.arithmetic)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise SimulationError(
+                "The machine has no more memory", got=f"{steps} steps in one call; {str(error).splitlines()[0]}", expected="fewer values at once",
+                remedy="Pass a smaller steps_per_call=, down to 1, or smaller batches.",
+            ) from error  # fmt: skip
         if self.counts is not None:
             self.counts.advance(steps)
         return carried
@@ -212,6 +245,11 @@ class Run:
     def _read(self, sums: Values, before: Values, window: int) -> Any:
         means: dict[fx.Node, Any] = {node: (total - before[node]) / window for node, total in sums.items()}
         return self.plan.finish(self.static, means, self.tail_watch)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that memory could not be had; on the CPU torch has no class of its own for it."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def last(read_outs: Iterator[tuple[int, Any]]) -> Any:
