@@ -16,6 +16,7 @@ from tospike.cli.folder import Folder
 from tospike.cli.sources import ARCHIVE, archive_of, data_of, default_data, digest_of, network_of
 from tospike.errors import DataError, OptionError, require
 from tospike.report import curve_table
+from tospike.run.schedule import Engine
 
 RESULT, DIAGNOSIS, PICTURES = "result.json", "diagnosis.json", "answers.png"
 SHARED = ("network", "weights", "data", "root", "data_options")  # what later commands take over from `convert`
@@ -165,6 +166,7 @@ def evaluate(
     samples: int = 0,
     batch_size: int = 250,
     device: str | None = None,
+    engine: Engine = "auto",
     pictures: bool = False,
     out: str | None = None,
     force: bool = False,
@@ -186,6 +188,7 @@ def evaluate(
         samples: Test images, rounded up to batches; 0 for all of them.
         batch_size: Images in a batch.
         device: Where to run, e.g. cuda.
+        engine: auto, float, int8, int16 or count; see docs/speed.md.
         pictures: Write a sheet of samples with the answers of both networks, answers.png, too.
         out: Folder for the result; the run folder when not given.
         force: Replace a result that is there.
@@ -199,6 +202,7 @@ def evaluate(
         "delay": delay,
         "samples": samples,
         "batch_size": batch_size,
+        "engine": engine,
         "pictures": pictures,
     }
     path = subject.folder.path / RESULT
@@ -215,6 +219,7 @@ def evaluate(
             delay=delay,
             reference=reference,
             device=device,
+            engine=engine,
             save=path,
             pictures=subject.folder.path / PICTURES if pictures else None,
         )
