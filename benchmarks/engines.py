@@ -56,10 +56,9 @@ def measure(label, samples):
 def table(rows):
     """Write the rows as Markdown."""
     yield "# Engines\n"
-    yield (
-        made_by("python benchmarks/engines.py")
-        + " Points of accuracy, per cent of samples with the same first class as the float engine, and how far logits are from those of the float engine (relative, in per cent: median and mean over samples).\n"
-    )
+    yield made_by("python benchmarks/engines.py")
+    yield "Points of accuracy; per cent of samples with the same first class as by the float engine; and how far logits are from those of the "
+    yield "float engine, relative, in per cent: median and mean over samples.\n"
     yield "`float64` is the float engine in double precision: what rounding alone changes.\n"
     yield "| method | samples | T | engine | accuracy | same class | logits, median | logits, mean |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -67,7 +66,8 @@ def table(rows):
         for t in map(str, TIME_STEPS):
             for engine in ENGINES:
                 one = row["engines"][engine][t]
-                yield f"| {row['method']} | {row['samples']:,} | {t} | {engine} | {one['accuracy']:.2f} | {one['agreement']:.2f} | {one['median']:.4f} | {one['mean']:.4f} |"
+                numbers = f"{one['accuracy']:.2f} | {one['agreement']:.2f} | {one['median']:.4f} | {one['mean']:.4f}"
+                yield f"| {row['method']} | {row['samples']:,} | {t} | {engine} | {numbers} |"
 
 
 def main():
