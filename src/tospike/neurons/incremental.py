@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,13 @@ class Running:
     """What an incremental operator carries from chunk to chunk.
 
     ``y_t = t·F(m_t) − (t−1)·F(m_{t−1})`` with ``m_t`` the mean of the first t inputs, so that ``(1/T)·Σ y_t = F(m_T)`` at every T.
+    Where ``F(kx) = k·F(x)``, as for a maximum, sums take the place of means: ``t·F(m_t) = F(t·m_t)``.
 
     Attributes:
         steps: Steps done.
         sums: Sum of each input over them ``[N, ...]``.
         total: ``t·F(m_t)`` after them, of the form of F's output; None before the first step.
+        homogeneous: Whether ``F(kx) = k·F(x)`` for positive k.
 
     Source: Huang et al., "Towards high-performance spiking transformers from ANN to SNN conversion", ACM MM 2024 (expectation
     compensation). Differs from the paper in: one operator for every function, of any number of inputs.
@@ -35,9 +37,10 @@ class Running:
     steps: int = 0
     sums: dict[Any, Tensor] = field(default_factory=dict)
     total: Any = None
+    homogeneous: bool = False
 
     def means(self, inputs: dict[Any, Tensor], steps: int) -> tuple[dict[fx.Node, Tensor], dict[Any, Tensor]]:
-        """Return the running mean of each input at every step of a chunk, folded as the inputs are, and the new sums.
+        """Return the running mean of each input at every step of a chunk, folded as the inputs are, or its running sum; and the new sums.
 
         Args:
             inputs: Values ``[steps·N, ...]``.
@@ -45,10 +48,8 @@ class Running:
         """
         means, sums = {}, {}
         for key, value in inputs.items():
-            running = value.reshape(steps, -1, *value.shape[1:]).cumsum(0)
-            if key in self.sums:
-                running = running + self.sums[key]
-            means[key] = (running / self._times(steps, running)).flatten(0, 1)
+            running = _sums(value.unflatten(0, (steps, -1)), self.sums.get(key))  # type: ignore[no-untyped-call]
+            means[key] = (running if self.homogeneous else running / self._times(steps, running)).flatten(0, 1)
             sums[key] = running[-1]
         return means, sums
 
@@ -60,18 +61,26 @@ class Running:
             sums: What `means` returned.
             steps: Time steps in the chunk.
         """
-        unfolded = _map(lambda value: value.reshape(steps, -1, *value.shape[1:]), output)
-        totals = _map(lambda value: value * self._times(steps, value), unfolded)
-        last = _map(lambda value: value[-1], totals)
-        if self.total is None:
-            emitted = _map(lambda value: torch.diff(value, dim=0, prepend=torch.zeros_like(value[:1])), totals)
-        else:
-            emitted = _map(lambda value, before: torch.diff(value, dim=0, prepend=before[None]), totals, self.total)
-        return Running(self.steps + steps, sums, last), _map(lambda value: value.flatten(0, 1), emitted)
+        totals = _map(lambda value: value.unflatten(0, (steps, -1)), output)
+        if not self.homogeneous:
+            totals = _map(lambda value: value * self._times(steps, value), totals)
+        before = _map(lambda value: torch.zeros_like(value[0]), totals) if self.total is None else self.total
+        emitted = _map(lambda value, last: torch.cat([value[:1] - last, value[1:] - value[:-1]]), totals, before)
+        after = replace(self, steps=self.steps + steps, sums=sums, total=_map(lambda value: value[-1], totals))
+        return after, _map(lambda value: value.flatten(0, 1), emitted)
 
     def _times(self, steps: int, like: Tensor) -> Tensor:
         times = torch.arange(self.steps + 1, self.steps + steps + 1, device=like.device, dtype=like.dtype)
         return times.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _sums(values: Tensor, before: Tensor | None) -> Tensor:
+    """Return the running sums of ``[T, N, ...]``, added up in the order of time however it is cut into chunks."""
+    total, rows = before, []
+    for value in values:
+        total = value if total is None else total + value
+        rows.append(total)
+    return torch.stack(rows)
 
 
 def _map(function: Callable[..., Tensor], value: Any, *others: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from tospike.errors import SimulationError
 from tospike.graph.batches import Inputs
+from tospike.graph.kinds import Kind
 from tospike.graph.layers import is_weighted
 from tospike.graph.walk import reach, site_nodes
 from tospike.neurons.incremental import Running
@@ -292,6 +293,8 @@ def _refuse_other_maps(node: fx.Node, neuron: Neuron, current: Tensor) -> None:
 
 def increment(graph: fx.GraphModule, node: fx.Node, values: Values, before: Running, steps: int) -> tuple[Any, Running]:
     """Run an operation on the running means of its inputs; return what that adds to the sum of its outputs, and the new state."""
+    if not before.steps:
+        before = Running(homogeneous=node.meta["operation"].verdict.kind is Kind.POOL_MAX)
     signals = [source for source in node.all_input_nodes if isinstance(values[source], Tensor) and is_signal(source)]
     means, sums = before.means({source: values[source] for source in signals}, steps)
     after, emitted = before.increments(call(graph, node, {**values, **means}), sums, steps)
