@@ -104,7 +104,7 @@ class Neuron(nn.Module):
 
     def initial(self, current: Tensor) -> State:
         """Return the state before the first step, given the current of one step ``[N, ...]``."""
-        zeros = torch.zeros_like(current)
+        zeros = current.new_zeros(()).expand_as(current)  # not written to memory
         if self.model.signed or self.model.synchronous:
             return State(0, zeros, zeros)
         return State(0, self._start(current), zeros if self.remember else None)

@@ -20,9 +20,7 @@ from tospike.run.schedule import Delay, Engine, check_run, ordered
 if TYPE_CHECKING:
     from tospike.run.network import SNN
 
-VALUES_AT_ONCE = (
-    6_500_000  # of the largest layer, in one call: below 32 MB, from where C's allocator maps fresh pages at each call
-)
+VALUES_AT_ONCE = 6_500_000  # of a typical layer in one call: below 32 MB, from where C's allocator maps new pages
 
 
 def simulate(
@@ -102,8 +100,9 @@ def sizes_of_calls(snn: SNN, samples: int, time_steps: int) -> tuple[int, int]:
 
     Neurons then keep their state close by for many steps, and small batches keep the machine busy; large maps still fit into memory.
     """
-    largest = max((site.neurons for site in snn.conversion.sites), default=1)
-    room = max(1, VALUES_AT_ONCE // largest)
+    neurons = [site.neurons for site in snn.conversion.sites] or [1]
+    typical = sum(n * n for n in neurons) // sum(neurons)  # the layer that a neuron is in, on average over neurons
+    room = max(1, min(VALUES_AT_ONCE // typical, 4 * VALUES_AT_ONCE // max(neurons)))
     size = max(1, min(samples, room // time_steps))
     return size, max(1, min(time_steps, room // size))
 
