@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 import altair as alt
-from rich.table import Table
+from rich import box
+from rich.table import Column, Table
 
 from tospike.bench.memory import LONG, SHORT, STEPS_PER_CALL, TARGET
 from tospike.bench.scaling import STEPS
@@ -22,12 +23,17 @@ the own median. GMAC/s: multiply-adds of dense layers, padding counted as data, 
 are counted once where they run once. Peak: that of the numbers of the row; int16 multiplies twice. Wanted: on two cores with AVX-512-VNNI."""
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """Return what stands in the columns of a row, see `HEADERS`."""
+def cells(row: Row, *, quartiles: bool = True) -> tuple[str, ...]:
+    """Return what stands in the columns of a row, see `HEADERS`, with the quartiles of times and ratios or without."""
     if row.ms is None or row.ratio is None:
         return (str(row.time_steps), row.contender, "does not run", *[""] * (len(HEADERS) - 3))
+    ms, ratio = (
+        (row.ms.text(".1f"), row.ratio.text(".3f"))
+        if quartiles
+        else (f"{row.ms.median:.1f}", f"{row.ratio.median:.3f}")
+    )
     return (
-        str(row.time_steps), row.contender, row.ms.text(".1f"), row.ratio.text(".3f"), "" if row.target is None else f"≤ {row.target:.2f}",
+        str(row.time_steps), row.contender, ms, ratio, "" if row.target is None else f"≤ {row.target:.2f}",
         "" if row.speed_up is None else f"{row.speed_up:.2f}",
         "" if row.speed_up is None or row.speed_up_target is None else f"≥ {row.speed_up_target:g}",
         "" if row.work is None else f"{row.work:.1f}", "" if row.share is None else f"{100 * row.share:.0f}",
@@ -35,12 +41,20 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def tables(speed: Speed) -> list[Table]:
-    """Return one table for each network, for a terminal."""
+    """Return one table of medians for each network, for a terminal."""
     found = []
     for name, rows in _by_network(speed.rows):
-        table = Table(*HEADERS, title=f"{name}, batch {rows[0].batch}", caption="\n".join(_notes(rows)))
+        first, *others = HEADERS[1:]
+        table = Table(
+            HEADERS[0],
+            Column(first, min_width=len("SpikingJelly,")),
+            *others,
+            box=box.SIMPLE,
+            title=f"{name}, batch {rows[0].batch}",
+            caption="\n".join(_notes(rows)),
+        )
         for row in rows:
-            table.add_row(*cells(row))
+            table.add_row(*cells(row, quartiles=False))
         found.append(table)
     return found
 
