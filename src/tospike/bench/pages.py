@@ -44,15 +44,11 @@ def tables(speed: Speed) -> list[Table]:
     """Return one table of medians for each network, for a terminal."""
     found = []
     for name, rows in _by_network(speed.rows):
-        first, *others = HEADERS[1:]
-        table = Table(
-            HEADERS[0],
-            Column(first, min_width=len("SpikingJelly,")),
-            *others,
-            box=box.SIMPLE,
-            title=f"{name}, batch {rows[0].batch}",
-            caption="\n".join(_notes(rows)),
-        )
+        columns = [
+            Column(header, min_width=len("SpikingJelly,") if header == "contender" else None) for header in HEADERS
+        ]
+        notes = "\n".join(_notes(rows))
+        table = Table(*columns, box=box.SIMPLE, title=f"{name}, batch {rows[0].batch}", caption=notes)
         for row in rows:
             table.add_row(*cells(row, quartiles=False))
         found.append(table)

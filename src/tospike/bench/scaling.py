@@ -37,7 +37,8 @@ class Point:
 
 @torch.no_grad()
 def measure_scaling(
-    case: Case, names: Sequence[Engine], rounds: int, *, time_steps: Iterable[int] = POWERS, batches: Iterable[int] = POWERS, seed: int = 0
+    case: Case, names: Sequence[Engine], rounds: int, *, time_steps: Iterable[int] = POWERS, batches: Iterable[int] = POWERS,
+    threads: Iterable[int] | None = None, seed: int = 0,
 ) -> list[Point]:  # fmt: skip
     """Return the time of ANN and SNN for several T, batch sizes and numbers of threads, one of them varied at a time.
 
@@ -47,6 +48,7 @@ def measure_scaling(
         rounds: How often each is timed.
         time_steps: The T.
         batches: The batch sizes.
+        threads: Numbers of threads; 1 to all cores when None.
         seed: Of weights and images.
     """
     ann = case.network(seed)
@@ -60,15 +62,17 @@ def measure_scaling(
     jobs = {("time steps", t, one.name): _job(one, t) for t in time_steps for one in plain}
     jobs |= {("batch", batch, one.name): _job(one, STEPS) for batch in batches for one in contenders(batch)}
     found = interleaved(jobs, rounds, f"{case.name}, T and batch")
-    found |= _threads(plain, rounds, case.name)
+    found |= _threads(plain, rounds, case.name, range(1, cores() + 1) if threads is None else threads)
     return [Point(*key, Spread.of(times)) for key, times in found.items()]
 
 
-def _threads(contenders: Sequence[Contender], rounds: int, name: str) -> dict[tuple[str, int, str], list[float]]:
+def _threads(
+    contenders: Sequence[Contender], rounds: int, name: str, numbers: Iterable[int]
+) -> dict[tuple[str, int, str], list[float]]:
     before = torch.get_num_threads()
     found: dict[tuple[str, int, str], list[float]] = {}
     try:
-        for threads in range(1, cores() + 1):
+        for threads in numbers:
             torch.set_num_threads(threads)
             jobs = {("threads", threads, one.name): _job(one, STEPS) for one in contenders}
             found |= interleaved(jobs, rounds, f"{name}, {threads} threads")
