@@ -24,6 +24,7 @@ bench: .venv/bench
 	.venv/bin/python benchmarks/imagenet.py
 	.venv/bin/python benchmarks/tasks.py
 	.venv/bin/python benchmarks/control.py
+	.venv/bin/python benchmarks/speed.py
 
 .venv/run: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

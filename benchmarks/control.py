@@ -24,7 +24,6 @@ from tospike.zoo.actors import ACTORS
 TIME_STEPS, SEEDS = (4, 8, 16, 32, 64), range(10)
 BY_T = ("curve", "scores", "delays", "spikes_per_neuron", "operations", "analog_operations", "latency")
 TABLE_ONLY = ("LTB, delay auto", "Auto binary, beginnings too")  # the pictures have seven colours
-TABLE_ONLY = ("LTB, delay auto", "Auto binary, beginnings too")  # the pictures have seven colours
 
 
 def rows():

@@ -41,6 +41,7 @@ ORDER = [
     "tune",
     "zoo",
     "report",
+    "bench",
     "cli",
 ]
 FILES = sorted(ROOT.rglob("*.py"))

@@ -16,6 +16,7 @@ from torch import nn
 
 import tospike as ts
 from tospike import data, zoo
+from tospike.cli.bench import bench
 from tospike.cli.export import export
 from tospike.cli.preview import preview
 from tospike.cli.sources import example_of, network_of
@@ -298,4 +299,5 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "export": export,
     "preview": preview,
+    "bench": bench,
 }

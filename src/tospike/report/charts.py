@@ -23,7 +23,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 HEIGHT, WIDTH = 300, 760
 HIDDEN = "hidden"  # the signal of a chart that holds the labels of networks not to be shown
 
-Drawing = alt.LayerChart | alt.FacetChart
+Drawing = alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
 alt.data_transformers.disable_max_rows()
 
