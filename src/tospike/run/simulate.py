@@ -50,7 +50,8 @@ def simulate(
         steps_per_call: Steps folded into the batch axis of one call, for all samples of the batch; memory grows with it. Chosen by the size of
             the maps when None, and large batches then run in parts. The output does not depend on it.
         engine: ``"float"`` steps through time in floating point. ``"int8"`` and ``"int16"`` compute what spikes do to layers with weights
-            of 8 and of 15 bits, on integer units where there are any; see `tospike.explain`. ``"count"`` computes what synchronous
+            of 8 and of 15 bits, on integer units where there are any; ``"half"`` does so in float16, or bfloat16 on CPUs with units for it
+            alone; see `tospike.explain`. ``"count"`` computes what synchronous
             neurons count, without a loop over time. ``"auto"`` picks the fastest engine that gives the same result as ``"float"``.
         counts: Filled with spikes and operations when given.
 
