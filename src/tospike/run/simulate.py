@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 VALUES_AT_ONCE = (
     6_500_000  # of the largest layer, in one call: below 32 MB, from where C's allocator maps fresh pages at each call
 )
+TIMES_ON_A_GPU = 10  # whose many units small calls leave idle, and which has no such limit
 
 
 def simulate(
@@ -104,7 +105,8 @@ def sizes_of_calls(snn: SNN, samples: int, time_steps: int) -> tuple[int, int]:
     Neurons then keep their state close by for many steps, and small batches keep the machine busy; large maps still fit into memory.
     """
     largest = max((site.neurons for site in snn.conversion.sites), default=1)
-    room = max(1, VALUES_AT_ONCE // largest)
+    on_gpu = any(buffer.is_cuda for buffer in snn.buffers())
+    room = max(1, VALUES_AT_ONCE * (TIMES_ON_A_GPU if on_gpu else 1) // largest)
     size = max(1, min(samples, room // time_steps))
     return size, max(1, min(time_steps, room // size))
 
