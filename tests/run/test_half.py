@@ -18,7 +18,7 @@ NEURONS = {
 
 
 class Residual(nn.Module):
-    """A layer that only neurons read, a sum that neurons add up, and pooling on the way to the end."""
+    """A layer that only neurons read, a sum that neurons add up, and a layer that pooling reads."""
 
     def __init__(self):
         super().__init__()
@@ -27,12 +27,14 @@ class Residual(nn.Module):
             nn.Conv2d(8, 8, 3, padding=1),
             nn.Conv2d(8, 8, 1),
         )
+        self.fourth = nn.Conv2d(8, 8, 1)
         self.pool, self.middle, self.last = nn.AvgPool2d(2), nn.Linear(72, 12), nn.Linear(12, 3)
 
     def forward(self, x):
         x = self.first(x).relu()
         x = (self.second(x).relu() + self.third(x)).relu()
-        return self.last(self.middle(self.pool(x).flatten(1)).relu())
+        x = self.pool(self.fourth(x)).relu()
+        return self.last(self.middle(x.flatten(1)).relu())
 
 
 @pytest.fixture
@@ -137,7 +139,7 @@ def test_what_only_neurons_read_stays_narrow_and_all_else_does_not(x, monkeypatc
     monkeypatch.setitem(arithmetic.SPIKING, "half", Gpu)
     arithmetic._KEPT.pop(snn)
     found = snn(x, time_steps=8, engine="half")
-    assert narrow == dict.fromkeys(("second", "third", "middle"), torch.float16)
+    assert narrow == {**dict.fromkeys(("second", "third", "middle"), torch.float16), "fourth": torch.float32}
     assert found.dtype is torch.float32
     torch.testing.assert_close(found, wide, rtol=1e-3, atol=1e-3)
     result = ts.evaluate(
