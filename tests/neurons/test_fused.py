@@ -161,7 +161,7 @@ def test_what_the_kernel_cannot_do_is_left_to_torch(monkeypatch):
     monkeypatch.setattr(fused, "SMALLEST", currents.numel() + 1)
     assert not fused.fits(fit, currents)
     monkeypatch.setattr(fused, "SMALLEST", 0)
-    monkeypatch.setattr(fused, "available", lambda: False)
+    monkeypatch.setattr(fused, "available", lambda _: False)
     assert not fused.fits(fit, currents)
     emitted, _ = fit(currents, fit.initial(currents[0]))
     assert emitted.shape == currents.shape

@@ -12,6 +12,23 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from tospike.neurons.chunk import (
+    BINARY,
+    FINEST,
+    FLOOR,
+    GOAL,
+    HELD,
+    HIGH,
+    KEPT,
+    LOW,
+    SILENCE,
+    SILENCE_OF_OTHER,
+    SLOPE,
+    TOTAL,
+    TWO_THIRDS,
+    WORTH,
+)
+
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "cache": True,
@@ -20,8 +37,6 @@ OPTIONS: dict[str, Any] = {
 BLOCK = 512  # neurons
 # Rows of a block's buffer. They are constants, so that the compiler sees that rows do not overlap.
 THETA, START, GAIN, UNIT, V, SENT, CURRENT, U, LEVEL, SCALE = (BLOCK * row for row in range(10))
-BINARY, FLOOR, NEAREST = range(3)  # how a potential becomes a level
-GOAL, HELD, KEPT, WORTH = range(4)  # columns of `steps`
 
 Array = NDArray[Any]
 
@@ -50,7 +65,7 @@ def advance(  # noqa: C901  (one pass over memory is one function)
     first: int,
     end: int,
     shape: tuple[int, int, int],
-    flags: tuple[int, bool, bool, bool, bool, bool],
+    flags: tuple[int, int, bool, bool, bool, bool, bool],
     limits: Array,
     steps: Array,
     x: Array,
@@ -70,11 +85,11 @@ def advance(  # noqa: C901  (one pass over memory is one function)
         first: First neuron, counting samples one after the other, in the order of memory.
         end: The one after the last.
         shape: Number of neurons, of steps in the chunk, of steps done before.
-        flags: How levels are made; whether the neuron is signed, remembers what it sent, has a gain, writes levels instead of what they are
-            worth; whether there is a second current.
-        limits: Lowest and highest level, what a level is worth in θ, how many powers of two, slope below 0,
-            largest sum in θ (or infinity), 2/3, the integers that stand for silence in `out` and `other`.
+        flags: See `tospike.neurons.chunk.Flags`.
+        limits: Lowest and highest level, what a level is worth in θ, slope below 0, largest sum in θ (or infinity), 2/3, the integers that
+            stand for silence in `out` and `other`.
         steps: For each step the largest goal, the share of the sum that the receiver holds, that plus 1, and the worth of a spike.
+            Only signed neurons have them.
         x: Currents, steps one after the other.
         x_moves: Where the next step's current is; 0 for one that is constant.
         other: Currents that are added, or levels of another Site's neurons.
@@ -87,10 +102,10 @@ def advance(  # noqa: C901  (one pass over memory is one function)
         sent_out: Sum of emissions after the chunk.
     """
     size, chunk, done = shape
-    kind, signed, remembers, has_gain, levels, joined = flags
+    kind, powers, signed, remembers, has_gain, levels, joined = flags
     zero, one = limits.dtype.type(0), limits.dtype.type(1)
-    low, high, worth, powers, slope, total = limits[0], limits[1], limits[2], int(limits[3]), limits[4], limits[5]
-    silence, silence_of_other = limits[7], limits[8]
+    low, high, worth, slope, total = limits[LOW], limits[HIGH], limits[FINEST], limits[SLOPE], limits[TOTAL]
+    silence, silence_of_other = limits[SILENCE], limits[SILENCE_OF_OTHER]
     b = np.empty(10 * BLOCK, limits.dtype)
     for at in range(first, end, BLOCK):
         n = min(BLOCK, end - at)
@@ -129,7 +144,7 @@ def advance(  # noqa: C901  (one pass over memory is one function)
                 for j in range(n):
                     b[LEVEL + j] = min(max(np.floor(b[U + j] / b[SCALE + j]), low), high)
             else:
-                _nearest(b, n, powers, signed, worth, limits[6])
+                _nearest(b, n, powers, signed, worth, limits[TWO_THIRDS])
             if levels:
                 for j in range(n):
                     write[j] = b[LEVEL + j] + silence

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tospike.neurons.state import State
+
 
 @dataclass(frozen=True)
 class Levels:
     """What neurons emit, as integers: ``emission = unit · (values − zero)``.
 
     Attributes:
-        values: Integers of 8 bits without sign ``[N, ...]``, which units for integer arithmetic take.
+        values: Integers ``[N, ...]``: of 8 bits without sign, which units for integer arithmetic take, or in half precision.
         unit: Worth of one level, broadcastable to one sample, in units of the ANN's activation.
         zero: Which integer stands for silence; above 0 where levels are signed.
         largest: Largest level, of either sign.
@@ -46,3 +48,8 @@ class Levels:
 def value_of(x: Any) -> Any:
     """Return what levels are worth, and anything else as it is."""
     return x.emission() if isinstance(x, Levels) else x
+
+
+def integers_for(currents: Tensor, state: State) -> torch.dtype:
+    """Return as what neurons write levels: of 8 bits without sign, or like their currents where these are narrower than the state."""
+    return torch.uint8 if currents.dtype == state.potential.dtype else currents.dtype

@@ -13,7 +13,7 @@ from torch.nn import functional
 from tospike.graph.rewrite import Rectifier
 from tospike.neurons import codes, fused
 from tospike.neurons.functional import emit, expected_start, goal, if_step, track_step
-from tospike.neurons.levels import Levels, value_of
+from tospike.neurons.levels import Levels, integers_for, value_of
 from tospike.neurons.model import NeuronModel, PreRun
 from tospike.neurons.state import State as State
 from tospike.neurons.surrogate import Surrogate
@@ -104,10 +104,14 @@ class Neuron(nn.Module):
 
     def initial(self, current: Tensor) -> State:
         """Return the state before the first step, given the current of one step ``[N, ...]``."""
-        zeros = current.new_zeros(()).expand_as(current)  # not written to memory
+        zeros = current.new_zeros((), dtype=self.number(current)).expand_as(current)  # not written to memory
         if self.model.signed or self.model.synchronous:
             return State(0, zeros, zeros)
-        return State(0, self._start(current), zeros if self.remember else None)
+        return State(0, self._start(zeros), zeros if self.remember else None)
+
+    def number(self, current: Tensor) -> torch.dtype:
+        """Return in what numbers to compute: those of the current, or of the thresholds where these are finer than half precision."""
+        return self.threshold.dtype if current.dtype in (torch.float16, torch.bfloat16) else current.dtype
 
     def carried(self, state: State, share: float) -> State:
         """Return the state before the first step of another input, with part of what this one left.
@@ -139,7 +143,7 @@ class Neuron(nn.Module):
             currents: Input currents ``[T, N, ...]``, in units of the ANN's activation; all of the run for a synchronous neuron.
             state: What `initial` or an earlier call returned.
             other: More currents ``[T, N, ...]``, or levels whose worth is added.
-            levels: Return levels of causal neurons, of which each is worth `unit`, as integers of 8 bits without sign; see `Levels`.
+            levels: Return levels of causal neurons, of which each is worth `unit`, as `tospike.neurons.levels.integers_for` says.
 
         Returns:
             What was emitted at each step, ``[T, N, ...]``, and the state after the chunk.
@@ -151,6 +155,7 @@ class Neuron(nn.Module):
             return emitted, replace(state, steps=steps)
         if self.model.pre is None:
             return self._advanced(currents, state, other, levels=levels)
+        currents = currents.to(state.potential.dtype)
         if other is not None:
             currents = currents + value_of(other)
         if self.model.waiting and state.steps == 0:
@@ -170,6 +175,8 @@ class Neuron(nn.Module):
     ) -> tuple[Tensor, State]:
         if fused.fits(self, currents):
             return fused.advance(self, currents, state, other, levels=levels)
+        written = integers_for(currents, state)
+        currents = currents.to(state.potential.dtype)
         if other is not None:
             currents = currents + value_of(other)
         step = self._track if self.model.signed else self._fire
@@ -179,7 +186,8 @@ class Neuron(nn.Module):
             steps.append(emission)
         emitted = torch.stack(steps)
         if levels:
-            return (emitted / self._level(emitted)).round_().add_(self.model.silence).to(torch.uint8), state
+            integers = (emitted / self._level(emitted)).round_()
+            return (integers.add_(self.model.silence) if written is torch.uint8 else integers).to(written), state
         return self._gained(emitted), state
 
     @property

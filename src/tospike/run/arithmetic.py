@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,12 +15,15 @@ from tospike.graph.layers import is_weighted
 from tospike.graph.walk import module_of
 from tospike.neurons.levels import Levels
 from tospike.neurons.modules import Neuron
-from tospike.run.integers import IntegerLayer, obstacle, unit_of_inputs, units_for
+from tospike.run import half, integers
+from tospike.run.half import HalfLayer
+from tospike.run.integers import IntegerLayer, obstacle, unit_of_inputs
 from tospike.run.nodes import Values, call, is_size
 
 LARGEST = 255  # of what 8 bits hold
 MOVED = {"view", "reshape", "flatten", "contiguous"}
 POOLED = {"avg_pool2d", "avgpool2d"}
+Layers = Callable[[], Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,45 @@ class Arithmetic:
         """Compute one node from the values of the nodes that it reads."""
         return call(graph, node, values)
 
+    def shown(self, levels: Levels) -> Tensor:
+        """Return levels, 0 for silence, in the numbers in which layers read them."""
+        return levels.levels(torch.int8 if levels.largest < 128 else torch.int16)
+
 
 FLOAT = Arithmetic()
-DIGITS = {"int8": 1, "int16": 2}
 
 
-class Integers(Arithmetic):
-    """Integers where spikes meet weights, floating point elsewhere.
+class Spiking(Arithmetic):
+    """Other units where spikes meet weights, floating point elsewhere; which units, the kinds of it say.
 
-    Args:
-        digits: Of a weight, 1 or 2, each with 8 bits.
+    Attributes:
+        choices: How each layer was computed, by its path.
     """
 
-    def __init__(self, digits: int) -> None:
-        self.digits = digits
+    def __init__(self) -> None:
         self.choices: dict[str, Choice] = {}
-        self._layers: dict[fx.Node, tuple[Any, IntegerLayer]] = {}
+        self._layers: dict[fx.Node, tuple[Any, Any]] = {}
+
+    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels) -> tuple[str, Any, Layers]:
+        """Say how a layer reads levels.
+
+        Args:
+            module: The layer.
+            unit: Worth of a level, for each input channel or input, or one for all.
+            levels: What it reads.
+
+        Returns:
+            What stands in the report, all that the layer depends on besides its weights and the unit, and what makes it.
+        """
+        raise NotImplementedError
+
+    def written(self, node: fx.Node, levels: Levels) -> torch.dtype:
+        """Return in what numbers a layer that reads levels hands on its output."""
+        return levels.unit.dtype
+
+    def refused(self, module: nn.Module, unit: Tensor) -> str:
+        """Return why weights times the unit cannot be what the units read; empty if they can."""
+        return ""
 
     def emits_levels(self, neuron: Neuron) -> bool:
         """Tell whether the emissions of a Site fit into 8 bits, and mean the same at every step."""
@@ -71,18 +98,18 @@ class Integers(Arithmetic):
         return not model.synchronous and not model.holds and model.silence + model.largest <= LARGEST
 
     def compute(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
-        """Compute one node, in integers where its input is levels and the node can take them."""
+        """Compute one node, from levels where its input is levels and the node can take them."""
         levels = {source: values[source] for source in node.all_input_nodes if isinstance(values[source], Levels)}
         if is_size(node):
             return call(graph, node, {**values, **{source: value.values for source, value in levels.items()}})
-        found = self._in_integers(graph, node, values) if levels else None
+        found = self._from_levels(graph, node, values) if levels else None
         if found is not None:
             return found
         if not levels and is_weighted(graph, node):
             self._choose(node, "float", "it reads no spikes, or spikes whose worth depends on the step")
         return call(graph, node, {**values, **{source: value.emission() for source, value in levels.items()}})
 
-    def _in_integers(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
+    def _from_levels(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
         """Compute a node from levels; None where it has to be computed from what they are worth."""
         module, name = module_of(graph, node), node.meta["operation"].verdict.name
         first = values[node.all_input_nodes[0]]
@@ -90,7 +117,8 @@ class Integers(Arithmetic):
             reason = obstacle(module, first)
             if not reason:
                 assert module is not None
-                return self._layer(node, module, first)(first.values).to(first.unit.dtype)
+                layer = self._layer(node, module, first)
+                return None if layer is None else layer(first.values).to(self.written(node, first))
             self._choose(node, "float", reason)
         elif name in MOVED and isinstance(first, Levels):
             return _moved(graph, node, values, first)
@@ -98,18 +126,19 @@ class Integers(Arithmetic):
             return _pooled(module, first)
         return None
 
-    def _layer(self, node: fx.Node, module: nn.Module, levels: Levels) -> IntegerLayer:
+    def _layer(self, node: fx.Node, module: nn.Module, levels: Levels) -> Any:
+        """Return what computes a layer; made again when weights or what a level is worth have changed. None where it cannot be made."""
         unit = unit_of_inputs(module, levels)
         assert unit is not None
-        native, kernel = units_for(levels, levels.values.device)
-        self._choose(node, kernel)
-        key = (native, levels.zero, *map(_version, (module.weight, module.bias)))
+        kernel, depends, make = self.prepared(module, unit, levels)
+        key = (depends, levels.zero, *map(_version, (module.weight, module.bias)))
         held = self._layers.get(node)
-        if held is None or held[0][0] != key or not torch.equal(held[0][1], unit):
-            held = (
-                (key, unit.clone()), IntegerLayer(module, unit, levels.zero, self.digits, native=native)
-            )  # fmt: skip
+        if held is None or held[0][0] != key or not _same(held[0][1], unit):
+            reason = self.refused(module, unit)
+            made = Choice(node.meta["operation"].path, "float" if reason else kernel, reason)
+            held = ((key, unit.clone(), made), None if reason else make())
             self._layers[node] = held
+        self.choices[held[0][2].layer] = held[0][2]
         return held[1]
 
     def _choose(self, node: fx.Node, kernel: str, reason: str = "") -> None:
@@ -117,15 +146,90 @@ class Integers(Arithmetic):
         self.choices[path] = Choice(path, kernel, reason)
 
 
-_KEPT: WeakKeyDictionary[nn.Module, dict[str, Integers]] = WeakKeyDictionary()
+class Integers(Spiking):
+    """Integers where spikes meet weights.
+
+    Args:
+        digits: Of a weight, 1 or 2, each with 8 bits.
+    """
+
+    def __init__(self, digits: int) -> None:
+        super().__init__()
+        self.digits = digits
+
+    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels) -> tuple[str, Any, Layers]:
+        """Use integer units where there are any."""
+        native, kernel = integers.units_for(levels, levels.values.device)
+        return kernel, native, lambda: IntegerLayer(module, unit, levels.zero, self.digits, native=native)
+
+
+class Half(Spiking):
+    """Half precision where spikes meet weights.
+
+    On a GPU the output of a layer that only neurons read stays in half precision until they read it, and they write levels in it too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._narrow: set[fx.Node] = set()
+
+    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels) -> tuple[str, Any, Layers]:
+        """Use units for half precision where there are any."""
+        number, kernel = half.units_for(unit.device)
+        return kernel, number, lambda: HalfLayer(module, unit, levels.zero, number)
+
+    def refused(self, module: nn.Module, unit: Tensor) -> str:
+        """Refuse weights that half precision cannot hold."""
+        leaves = half.leaves_range(module, unit, half.units_for(unit.device)[0])
+        return "weights times thresholds leave the range of half precision" if leaves else ""
+
+    def written(self, node: fx.Node, levels: Levels) -> torch.dtype:
+        """Leave in half precision what only neurons read."""
+        number = super().written(node, levels)
+        if number is torch.float32 and levels.unit.is_cuda and _only_for_neurons(node):
+            self._narrow.add(node)
+            return torch.float16
+        return number
+
+    def compute(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
+        """Compute one node, from levels where it can take them; what was left in half precision is widened for other nodes."""
+        read = {source: values[source].float() for source in node.all_input_nodes if source in self._narrow}
+        return super().compute(graph, node, {**values, **read})
+
+    def shown(self, levels: Levels) -> Tensor:
+        """Return levels, 0 for silence, in the numbers in which layers read them."""
+        return levels.levels(half.units_for(levels.values.device)[0])
+
+
+SPIKING: dict[str, Callable[[], Spiking]] = {"int8": lambda: Integers(1), "int16": lambda: Integers(2), "half": Half}
+_KEPT: WeakKeyDictionary[nn.Module, dict[str, Spiking]] = WeakKeyDictionary()
 
 
 def arithmetic_of(snn: nn.Module, engine: str) -> Arithmetic:
-    """Return the arithmetic of an engine; integer weights are made once for an SNN, and again when weights or thresholds have changed."""
-    if engine not in DIGITS:
+    """Return the arithmetic of an engine; its weights are made once for an SNN, and again when weights or thresholds have changed."""
+    if engine not in SPIKING:
         return FLOAT
     kept = _KEPT.setdefault(snn, {})
-    return kept.setdefault(engine, Integers(DIGITS[engine]))
+    if engine not in kept:
+        kept[engine] = SPIKING[engine]()
+    return kept[engine]
+
+
+def _only_for_neurons(node: fx.Node) -> bool:
+    """Tell whether all that reads a node are neurons, or sums that neurons add up."""
+
+    def is_site(reader: fx.Node) -> bool:
+        return "site" in reader.meta
+
+    def is_sum(reader: fx.Node) -> bool:
+        return "operation" in reader.meta and reader.meta["operation"].verdict.name in ("add", "iadd")
+
+    return all(is_site(reader) or (is_sum(reader) and all(map(is_site, reader.users))) for reader in node.users)
+
+
+def _same(held: Tensor, unit: Tensor) -> bool:
+    """Tell whether two units are equal; while a CUDA graph is captured none can be read, and what was made before stays."""
+    return (unit.is_cuda and torch.cuda.is_current_stream_capturing()) or torch.equal(held, unit)
 
 
 def _version(tensor: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tospike.graph.layers import is_weighted
-from tospike.run.arithmetic import DIGITS, Choice, Integers
+from tospike.run.arithmetic import SPIKING, Choice
 from tospike.run.network import SNN
 from tospike.run.schedule import Engine, check_run
 from tospike.run.simulate import Run, checked_inputs, last
@@ -15,7 +15,7 @@ from tospike.run.simulate import Run, checked_inputs, last
 
 @torch.no_grad()
 def explain(snn: SNN, x: Any = None, *, engine: Engine = "int8") -> list[Choice]:
-    """Say how an engine computes each layer of an SNN, and why not in integers, in the order of execution.
+    """Say how an engine computes each layer of an SNN, and why not in integers or half precision, in the order of execution.
 
     Args:
         snn: A converted network.
@@ -45,8 +45,8 @@ def explain(snn: SNN, x: Any = None, *, engine: Engine = "int8") -> list[Choice]
             for shape in snn.conversion.inputs.values()
         )
     stepped = {}
-    if engine in DIGITS:
-        arithmetic = Integers(DIGITS[engine])
+    if engine in SPIKING:
+        arithmetic = SPIKING[engine]()
         last(Run(snn, checked_inputs(snn, x), arithmetic=arithmetic).read_outs([steps], {steps: steps - 1}, steps))
         stepped = arithmetic.choices
     kernel = "counts of all steps" if neuron.synchronous and engine != "float" else "float"

@@ -71,7 +71,7 @@ class IntegerLayer:
     def __init__(self, module: Any, unit: Tensor, zero: int, digits: int, *, native: bool) -> None:
         self.module, self.zero, self.native = module, zero, native
         weight: Tensor = module.weight.detach()
-        self.digits = Digits.of(weight * _spread(unit, weight, getattr(module, "groups", 1)), digits)
+        self.digits = Digits.of(weight * spread(unit, weight, getattr(module, "groups", 1)), digits)
         self.bias = None if self.module.bias is None else self.module.bias.detach().float()
         self.silent = torch.zeros(len(weight), dtype=torch.int32)  # zero points of the weights
         parts = [(self.digits.first, self.digits.scale)]
@@ -144,7 +144,7 @@ class IntegerLayer:
         )  # fmt: skip
 
 
-def _spread(unit: Tensor, weight: Tensor, groups: int) -> Tensor:
+def spread(unit: Tensor, weight: Tensor, groups: int) -> Tensor:
     """Return the unit of each input for each weight of ``[outputs, inputs / groups, ...]``."""
     if unit.numel() == 1:
         return unit.reshape([1] * weight.ndim)
@@ -167,11 +167,11 @@ def unit_of_inputs(module: nn.Module, levels: Levels) -> Tensor | None:
 
 
 def obstacle(module: nn.Module | None, levels: Any) -> str:
-    """Return why a layer that reads levels cannot use integer weights; empty if it can."""
+    """Return why a layer that reads levels cannot fold what these are worth into its weights; empty if it can."""
     if not isinstance(levels, Levels):
         return "it multiplies spikes by what are none"
     if not isinstance(module, (*CONVOLUTIONS, nn.Linear)):
-        return f"{'a product of signals' if module is None else type(module).__name__} has no integer kernel"
+        return f"{'a product of signals' if module is None else type(module).__name__} has no kernel for levels"
     if isinstance(module, CONVOLUTIONS) and (isinstance(module.padding, str) or module.padding_mode != "zeros"):
         return f"padding={module.padding!r}, padding_mode={module.padding_mode!r}"
     if unit_of_inputs(module, levels) is None:

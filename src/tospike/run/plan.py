@@ -110,7 +110,8 @@ class Plan:
                 value = arithmetic.compute(self.graph, node, values)
             values[node] = value
             if watch is not None:
-                watch(node, tuple(map(_shown, map(values.get, node.all_input_nodes))), _shown(value), steps)
+                shown = [_shown(x, arithmetic) for x in (*map(values.get, node.all_input_nodes), value)]
+                watch(node, tuple(shown[:-1]), shown[-1], steps)
             for source in self.spent[node]:
                 values.pop(source, None)
         return {node: _unfolded(value_of(values[node]), steps) for node in self.carried}
@@ -130,9 +131,12 @@ class Plan:
             _refuse_other_maps(node, neuron, current[0])
             state[key] = neuron.initial(current[0])
         levels = arithmetic.emits_levels(neuron)
-        emitted, state[key] = neuron(current, state[key], others[0] if others else None, levels=levels)
-        emitted = emitted.flatten(0, 1)
-        return Levels(emitted, neuron.unit, neuron.model.silence, neuron.model.largest) if levels else emitted
+        chunk, state[key] = neuron(current, state[key], others[0] if others else None, levels=levels)
+        emitted: Tensor = chunk.flatten(0, 1)
+        if not levels:
+            return emitted
+        silence = neuron.model.silence if emitted.dtype is torch.uint8 else 0
+        return Levels(emitted, neuron.unit, silence, neuron.model.largest)
 
     def settle(self, static: Values, time_steps: int) -> tuple[Values, dict[fx.Node, Tensor]]:
         """Run the body of a network of synchronous neurons on means over T steps, without a loop over time.
@@ -269,8 +273,8 @@ def _shape(value: Tensor | Levels) -> tuple[int, ...]:
     return tuple(value.values.shape if isinstance(value, Levels) else value.shape)
 
 
-def _shown(value: Any) -> Any:
-    return value.levels(torch.int8 if value.largest < 128 else torch.int16) if isinstance(value, Levels) else value
+def _shown(value: Any, arithmetic: Arithmetic) -> Any:
+    return arithmetic.shown(value) if isinstance(value, Levels) else value
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from tospike.run.network import Conversion
 
 Delay = int | Literal["auto"]
-Engine = Literal["auto", "float", "int8", "int16", "count"]
-ENGINES: tuple[Engine, ...] = ("auto", "float", "int8", "int16", "count")
+Engine = Literal["auto", "float", "half", "int8", "int16", "count"]
+ENGINES: tuple[Engine, ...] = ("auto", "float", "half", "int8", "int16", "count")
 MARGIN = 4  # steps that a read-out averages at least when its delay is chosen automatically
 
 
@@ -51,7 +51,7 @@ def check_run(
     elif engine == "count" and not made.neuron.synchronous:
         problems.append(Problem("Causal neurons have to be stepped", got='engine="count"', expected='"auto" or "float"',
                                 remedy='Pass engine="auto", or convert with synchronous neurons.'))  # fmt: skip
-    elif engine in ("int8", "int16") and made.neuron.synchronous:
+    elif engine in ("half", "int8", "int16") and made.neuron.synchronous:
         problems.append(Problem("Synchronous neurons are not stepped, so there are no spikes to compute with", got=f"engine={engine!r}",
                                 expected='"auto", "count" or "float"', remedy='Pass engine="auto".'))  # fmt: skip
     if delay == "auto" and made.delay is None:

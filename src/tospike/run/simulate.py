@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tospike.run.network import SNN
 
 VALUES_AT_ONCE = 6_500_000  # of a typical layer in one call: below 32 MB, from where C's allocator maps new pages
+TIMES_ON_A_GPU = 10  # whose many units small calls leave idle, and which has no such limit
 
 
 def simulate(
@@ -48,7 +49,8 @@ def simulate(
         steps_per_call: Steps folded into the batch axis of one call, for all samples of the batch; memory grows with it. Chosen by the size of
             the maps when None, and large batches then run in parts. The output does not depend on it.
         engine: ``"float"`` steps through time in floating point. ``"int8"`` and ``"int16"`` compute what spikes do to layers with weights
-            of 8 and of 15 bits, on integer units where there are any; see `tospike.explain`. ``"count"`` computes what synchronous
+            of 8 and of 15 bits, on integer units where there are any; ``"half"`` does so in float16, or bfloat16 on CPUs with units for it
+            alone; see `tospike.explain`. ``"count"`` computes what synchronous
             neurons count, without a loop over time. ``"auto"`` picks the fastest engine that gives the same result as ``"float"``.
         counts: Filled with spikes and operations when given.
 
@@ -102,7 +104,8 @@ def sizes_of_calls(snn: SNN, samples: int, time_steps: int) -> tuple[int, int]:
     """
     neurons = [site.neurons for site in snn.conversion.sites] or [1]
     typical = sum(n * n for n in neurons) // sum(neurons)  # the layer that a neuron is in, on average over neurons
-    room = max(1, min(VALUES_AT_ONCE // typical, 4 * VALUES_AT_ONCE // max(neurons)))
+    most = VALUES_AT_ONCE * (TIMES_ON_A_GPU if any(buffer.is_cuda for buffer in snn.buffers()) else 1)
+    room = max(1, min(most // typical, 4 * most // max(neurons)))
     size = max(1, min(samples, room // time_steps))
     return size, max(1, min(time_steps, room // size))
 
