@@ -188,7 +188,7 @@ def evaluate(
         samples: Test images, rounded up to batches; 0 for all of them.
         batch_size: Images in a batch.
         device: Where to run, e.g. cuda.
-        engine: auto, float, int8, int16 or count; see docs/speed.md.
+        engine: auto, float, half, int8, int16 or count; see docs/speed.md.
         pictures: Write a sheet of samples with the answers of both networks, answers.png, too.
         out: Folder for the result; the run folder when not given.
         force: Replace a result that is there.
