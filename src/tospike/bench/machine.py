@@ -47,7 +47,7 @@ class Machine:
     def here(cls) -> Machine:
         """Describe this machine."""
         return cls(
-            _processor(), cores(), torch.get_num_threads(), vnni(), fused.available(), str(torch.__version__),
+            _processor(), cores(), torch.get_num_threads(), vnni(), fused.available("numba"), str(torch.__version__),
             f"{platform.system()} {platform.machine()}",
         )  # fmt: skip
 
