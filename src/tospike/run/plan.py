@@ -273,7 +273,12 @@ def _shape(value: Tensor | Levels) -> tuple[int, ...]:
 
 def channels_last(x: Tensor) -> Tensor:
     """Lay maps ``[N, C, H, W]`` out with their channels side by side, which convolutions read fastest; anything else stays."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.is_floating_point() else x
+    if x.ndim != 4 or not x.is_floating_point():
+        return x
+    if x.shape[1] == 1:  # lies in both orders at once, of which the strides name one to the next layer
+        x = x.contiguous()
+        return x.as_strided(x.shape, (x.stride(0), 1, x.stride(2), 1))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _refuse_other_maps(node: fx.Node, neuron: Neuron, current: Tensor) -> None:
