@@ -289,3 +289,20 @@ def test_recurrent_layers_are_refused_with_a_reason_that_helps(layer):
     report = ts.check(Recurrent(), torch.zeros(2, 5, 3))
     assert not report.ok
     assert "Write the cell out" in str(report)
+
+
+def test_a_network_that_calls_view_on_maps_is_calibrated_channels_last():
+    class Viewed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(4 * 36, 2)
+
+        def forward(self, x):
+            return self.fc(torch.relu(self.conv(x)).view(x.size(0), -1))
+
+    x = torch.randn(8, 3, 8, 8)
+    ann = Viewed().eval()
+    snn = ts.convert(ann, ts.RMP(), calibration=[x])
+    z = ann.conv(x).detach()
+    assert snn.conversion.thresholds[snn.site_names[0]].item() == pytest.approx(z.max().item(), rel=1e-5)
+    torch.testing.assert_close(snn(x, time_steps=512), ann(x).detach(), atol=0.02, rtol=0.05)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,8 +20,11 @@ from tospike.graph.kinds import TrainableActivation
 from tospike.graph.rewrite import Rectifier
 from tospike.graph.walk import site_nodes
 from tospike.methods.base import Parts
+from tospike.parts.lying import in_cache
 from tospike.parts.scales import Learned, Scale
 from tospike.progress import track
+from tospike.run.network import lay_out
+from tospike.run.plan import channels_last
 
 PROGRESS_FROM = 50  # calibration batches from which a progress bar is worth showing
 
@@ -69,23 +74,25 @@ def calibrate(captured: Capture, parts: Parts, data: Iterable[Any] | None, *, pr
         24
     """
     scales = _place_scales(captured, parts)
+    lay_out(captured.graph)
     trained = all(isinstance(scale, Learned) for scale in scales.values())
     functions = {name: _tracked(scale.function) for name, scale in scales.items()}
     if data is None:
         return Calibration(_thresholds(scales, 0)[0], functions, trained)
-    samples, inputs, number = 0, captured.example, 0
-    spread = _Spread()
-    for number, batch in _numbered(data, parts.calibration_batches, progress):
+    samples, number = 0, 0
+    spread, strongest = _Spread(), _Strongest(scales)
+    for number, batch, last in _numbered(data, parts.calibration_batches, progress):
         inputs = inputs_of(captured, batch, number)
         spread.watch(inputs)
-        _run(captured, inputs, number)
+        with strongest if last else nullcontext():
+            _run(captured, inputs, number)
         _check_finite(scales, number)
         samples += next(iter(inputs.values())).shape[0]
     spread.check(number)
     samples = int(processes.total(torch.tensor(samples, device=captured.device)))
     thresholds, dead = _thresholds(scales, samples)
     log = {name: torch.stack(scale.changes).tolist() for name, scale in scales.items() if scale.changes}
-    delay = _delay(captured, scales, thresholds, parts.start, inputs)
+    delay = _delay(captured, strongest.found, thresholds, parts.start)
     return Calibration(thresholds, functions, trained, delay, log, dead, number, samples)
 
 
@@ -107,11 +114,18 @@ def _tracked(activation: nn.Module) -> nn.Module:
     return Rectifier(float(activation.threshold.max())) if isinstance(activation, TrainableActivation) else activation
 
 
-def _numbered(data: Iterable[Any], count: int | None, progress: bool) -> Iterable[tuple[int, Any]]:
+def _numbered(data: Iterable[Any], count: int | None, progress: bool) -> Iterator[tuple[int, Any, bool]]:
+    """Yield number and batch, and whether it is the last one."""
     # A method that measures nothing still sees one batch when there is one: the delay is estimated on it.
     source = data if count is None else cycle(data, max(count, 1))
     shown = progress and (count or 0) >= PROGRESS_FROM
-    return enumerate(track(source, "calibrate", total=count, shown=shown), 1)
+    held: tuple[int, Any] | None = None
+    for following in enumerate(track(source, "calibrate", total=count, shown=shown), 1):
+        if held is not None:
+            yield *held, False
+        held = following
+    if held is not None:
+        yield *held, True
 
 
 def inputs_of(captured: Capture, batch: Any, number: int) -> Inputs:
@@ -140,7 +154,7 @@ def inputs_of(captured: Capture, batch: Any, number: int) -> Inputs:
 
 def _run(captured: Capture, inputs: Inputs, number: int) -> None:
     try:
-        captured.run(inputs)
+        captured.run({name: channels_last(value) for name, value in inputs.items()})
     except RuntimeError as error:
         raise CalibrationError(
             "The network fails on a calibration batch", where=f"batch {number}",
@@ -205,14 +219,11 @@ def _thresholds(scales: dict[str, Scale], samples: int) -> tuple[dict[str, Tenso
     return thresholds, dead
 
 
-def _delay(
-    captured: Capture, scales: dict[str, Scale], thresholds: dict[str, Tensor], start: float, inputs: Inputs
-) -> int:
+def _delay(captured: Capture, strongest: dict[str, float], thresholds: dict[str, Tensor], start: float) -> int:
     """Estimate when the last layer fires first: ``t₀ = ⌊Σ_l mean_c(θ_c − v(0)_c) / max_c E[ReLU(z_c)]⌋``.
 
     The sum runs along the longest chain of Sites, which for a chain of layers is the sum over all of them.
     """
-    strongest = _strongest_currents(captured, scales, inputs)
     waits: dict[fx.Node, float] = {}
     for node in captured.graph.graph.nodes:
         waits[node] = max((waits[source] for source in node.all_input_nodes), default=0.0)
@@ -222,21 +233,24 @@ def _delay(
     return int(max(waits.values()))
 
 
-def _strongest_currents(captured: Capture, scales: dict[str, Scale], inputs: Inputs) -> dict[str, float]:
-    """Return the largest mean rectified current of a channel at each Site."""
-    found: dict[str, float] = {}
+class _Strongest:
+    """The largest mean rectified current of a channel at each Site, found in the pass over the last batch."""
 
-    def watch(name: str, scale: Scale) -> torch.utils.hooks.RemovableHandle:
-        def keep(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> None:
-            axes = tuple(axis for axis in range(args[0].ndim) if axis != scale.site.channel_axis)
-            found[name] = float(processes.total(args[0].clamp_min(0).mean(axes)).max()) / processes.count()
+    def __init__(self, scales: dict[str, Scale]) -> None:
+        self.scales = scales
+        self.found: dict[str, float] = {}
+        self.hooks: list[torch.utils.hooks.RemovableHandle] = []
 
-        return scale.register_forward_hook(keep)
+    def __enter__(self) -> None:
+        self.hooks = [scale.register_forward_hook(partial(self._keep, name)) for name, scale in self.scales.items()]
 
-    hooks = [watch(name, scale) for name, scale in scales.items()]
-    try:
-        captured.run(inputs)
-    finally:
-        for hook in hooks:
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
             hook.remove()
-    return found
+
+    def _keep(self, name: str, scale: nn.Module, args: tuple[Tensor, ...], _: Tensor) -> None:
+        assert isinstance(scale, Scale)
+        axes = tuple(axis for axis in range(args[0].ndim) if axis != scale.site.channel_axis)
+        parts = [part.clamp_min(0).sum(axes) for part in in_cache(args[0])]
+        shared = args[0].numel() // parts[0].numel()
+        self.found[name] = float(processes.total(torch.stack(parts).sum(0)).max()) / shared / processes.count()

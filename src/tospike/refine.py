@@ -32,8 +32,8 @@ def refine(
 ) -> None:
     """Correct an SNN place by place; each place sees the inputs that the places before it, already corrected, give it.
 
-    All batches are held at the place where the walk stands and nowhere else, so memory grows with batches times T, not with
-    the depth of the network.
+    All batches are held at the place where the walk stands and nowhere else, and what a batch gave the place before is let go of as soon as
+    it is through: memory grows with batches times T, not with the depth of the network.
 
     Args:
         graph: The network with neurons at its Sites, changed in place.
@@ -81,11 +81,15 @@ class _Walk:
         targets = [node.meta["activation"](value) for value in self.ann[source]]
         currents = [self._currents(source, number) for number in range(len(self.batches))]
         depth = self.sites.index(node) / max(len(self.sites) - 1, 1)
-        view = SiteView(node.meta["site"], neuron, currents, targets, self.ann[source], depth, source not in self.snn)
+        constant = source not in self.snn
+        view = SiteView(node.meta["site"], neuron, currents, targets, self.ann[source], depth, constant)
         for refiner in refiners:
             refiner.site(view)
-        self.ann[node] = targets
-        self.snn[node] = [view.emissions(number).flatten(0, 1) for number in range(len(self.batches))]
+        self.ann[node], self.snn[node] = targets, []
+        for number in range(len(self.batches)):
+            self.snn[node].append(view.emissions(number).flatten(0, 1))
+            currents[number] = torch.empty(0)
+            self._release(node, number)
 
     def _currents(self, source: fx.Node, number: int) -> Tensor:
         if source in self.snn:
@@ -101,7 +105,18 @@ class _Walk:
         if not any(source in self.snn for source in node.all_input_nodes):
             return
         self._layer(node, refiners)
-        self.snn[node] = [self._run(node, self._inputs(node, number)) for number in range(len(self.batches))]
+        self.snn[node] = []
+        for number in range(len(self.batches)):
+            self.snn[node].append(self._run(node, self._inputs(node, number)))
+            self._release(node, number)
+
+    def _release(self, node: fx.Node, number: int) -> None:
+        """Let go of what one batch gave a node that is the last to read it, before the next batch asks for memory."""
+        for source in node.all_input_nodes:
+            if self.left[source] == 1 and not any(map(is_size, source.users)):
+                for table in (self.ann, self.snn):
+                    if source in table:
+                        table[source][number] = None
 
     def _run(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         if node.meta.get("incremental") and node in self.stepped:

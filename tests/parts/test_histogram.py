@@ -94,3 +94,18 @@ def test_gaussian_point_of_a_channel_without_spread_covers_its_value(value):
     current = ann[0](x).detach().expand(8, -1, -1)
     sent = neuron(current, neuron.initial(current[0]))[0].mean(0)[:, 0]
     assert (sent - value).abs().max() < 0.03 * value
+
+
+@pytest.mark.parametrize("levels", [1, 8, 100])
+def test_all_clips_at_once_find_what_trying_each_finds(levels):
+    mass, top = torch.rand(7, 512) ** 4, torch.rand(7) + 0.5
+    centres = (torch.arange(512) + 0.5).numpy() / 512
+    for row, largest, found in zip(
+        mass.numpy().astype(np.float64), top.tolist(), best_clip(mass, top, levels).tolist(), strict=True
+    ):
+        shares = np.geomspace(0.02, 1.0, 160)
+        costs = [
+            (row * (centres - np.clip(np.floor(centres * levels / s + 0.5), 0, levels) * s / levels) ** 2).sum()
+            for s in shares
+        ]
+        assert found == pytest.approx(shares[np.argmin(costs)] * largest, rel=1e-5)

@@ -129,3 +129,18 @@ def test_log_holds_one_change_per_batch():
     assert len(log) == 7
     assert log[0] == pytest.approx(1.0)
     assert all(later < earlier for earlier, later in zip(log, log[1:], strict=False))
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel", "neuron"])
+@pytest.mark.parametrize("p", [0.9, 0.99, 1.0])
+def test_percentile_of_large_maps_is_that_of_sorted_values(granularity, p):
+    batches = (torch.randn(4, 60, 8, 12, 12) * torch.tensor([1.0, 1.2, 0.5, 1.3])[:, None, None, None, None]).unbind()
+    scale = Percentile(site((8, 12, 12)), granularity, p)
+    found = []
+    for z in batches:
+        scale(z.contiguous(memory_format=torch.channels_last))
+        rows = {"layer": z.reshape(1, -1), "channel": z.transpose(0, 1).flatten(1), "neuron": z.flatten(1).mT}[
+            granularity
+        ]
+        found.append(rows.clamp_min(0).sort(1).values[:, round(p * (rows.shape[1] - 1))])
+        assert torch.equal(scale.threshold().flatten(), torch.stack(found).amax(0))

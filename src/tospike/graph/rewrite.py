@@ -42,12 +42,13 @@ class Rectifier(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Rectify ``z``, of any shape."""
-        return z.clamp(0.0, self.cap)
+        return z.relu() if self.cap == math.inf else z.clamp(0.0, self.cap)
 
 
 def rewrite(captured: Capture) -> None:
     """Run every pass in its order; what cannot be rewritten is added to ``captured.problems``."""
     write_elsewhere(captured)
+    reshape_any_order(captured)
     place_sites(captured)
     drop_identities(captured)
     lift_layers(captured)
@@ -75,6 +76,13 @@ def write_elsewhere(captured: Capture) -> None:
         if isinstance(written, fx.Node):  # who read what was written to, reads the new tensor
             for user in [user for user in written.users if order[user] > order[node]]:
                 user.replace_input_with(written, node)
+
+
+def reshape_any_order(captured: Capture) -> None:
+    """Let views be reshapes: maps may lie in memory with their channels side by side, of which not every shape is a view."""
+    for node, _ in captured.operations():
+        if node.op == "call_method" and node.target == "view" and len(node.args) > 1:
+            node.target = "view" if isinstance(node.args[1], torch.dtype) else "reshape"
 
 
 IN_PLACE: dict[Any, Any] = {

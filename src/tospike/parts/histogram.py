@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from tospike import processes
 from tospike.errors import CalibrationError
 from tospike.graph.capture import Site
+from tospike.parts.lying import largest, side_by_side
 from tospike.parts.scales import Granularity, Scale
 
 BINS = 1024
@@ -36,17 +38,21 @@ def best_clip(mass: Tensor, top: Tensor, levels: int) -> Tensor:
         >>> best_clip(torch.ones(1, 1000), torch.tensor([1.0]), levels=2).round(decimals=1)
         tensor([0.8000])
     """
-    bins = mass.shape[1]
-    centres = (torch.arange(bins, device=mass.device, dtype=mass.dtype) + 0.5) / bins
-    best = torch.zeros_like(top)
-    least = torch.full_like(top, math.inf)
-    for share in torch.logspace(math.log10(0.02), 0.0, CANDIDATES).tolist():
-        rounded = (centres * (levels / share) + 0.5).floor_().clamp_(max=levels).mul_(share / levels)
-        error = (mass * (centres - rounded).square()).sum(1) * top.square()
-        better = error < least
-        least = torch.where(better, error, least)
-        best = torch.where(better, share * top, best)
-    return best
+    shares, costs = _costs(mass.shape[1], levels)
+    least = (mass.double() @ costs.to(mass.device)).argmin(1)
+    return shares.to(top)[least] * top
+
+
+@functools.lru_cache(maxsize=64)
+def _costs(bins: int, levels: int) -> tuple[Tensor, Tensor]:
+    """Return the clips that are tried, as shares of the largest value, and what each costs a value in each bin ``[B, clips]``.
+
+    They are the same for all histograms, so that all errors at all clips are one matrix product.
+    """
+    centres = (torch.arange(bins, dtype=torch.float64)[:, None] + 0.5) / bins
+    shares = torch.logspace(math.log10(0.02), 0.0, CANDIDATES, dtype=torch.float64)
+    rounded = (centres * (levels / shares) + 0.5).floor_().clamp_(max=levels) * (shares / levels)
+    return shares, (centres - rounded).square()
 
 
 class MinimalError(Scale):
@@ -66,7 +72,7 @@ class MinimalError(Scale):
         super().__init__(site, granularity)
         self.levels, self.reach = min(levels, BINS), reach  # finer levels than bins cannot be told apart
         groups = self.theta.numel()
-        self.register_buffer("mass", torch.zeros(groups, BINS))
+        self.register_buffer("mass", torch.zeros(groups, BINS, dtype=torch.float64))
         self.register_buffer("top", torch.zeros(groups))
         self.seen = 0
 
@@ -75,19 +81,29 @@ class MinimalError(Scale):
 
     def learn(self, z: Tensor) -> Tensor:
         """Add a batch to the histograms, whose range doubles when a larger activation arrives."""
-        kept = [axis for axis in range(z.ndim) if axis not in self.axes]
-        rows = z.clamp_min(0.0).clamp_max(self.site.cap).permute(*kept, *self.axes).reshape(self.theta.numel(), -1)
-        self._widen(processes.largest(rows.amax(1)))
-        bins = (rows * (BINS / self.top.clamp_min(torch.finfo(rows.dtype).tiny))[:, None]).long().clamp_(0, BINS - 1)
-        offsets = torch.arange(len(rows), device=rows.device)[:, None] * BINS
-        self.mass += torch.bincount((bins + offsets).flatten(), minlength=self.mass.numel()).reshape(self.mass.shape)
-        self.seen += rows.shape[1]
+        self._widen(processes.largest(largest(z, self.axes).clamp_max(self.site.cap)))
+        scale = BINS / self.top.clamp_min(torch.finfo(z.dtype).tiny)
+        row = side_by_side(z, self.axes)
+        if row is None:
+            self._add(z, scale)
+        else:
+            from tospike.parts import kernels  # compiles, so it is left until it is needed
+
+            kernels.histogram(row, row.dtype.type(self.site.cap), scale.to(z.dtype).numpy(), self.mass.numpy())
+        self.seen += z.numel() // self.theta.numel()
         return self.top.reshape(self.theta.shape)
 
-    def _widen(self, largest: Tensor) -> None:
-        self.top = torch.where(self.top == 0, largest, self.top)
-        while bool((largest > self.top).any()):
-            wide = largest > self.top
+    def _add(self, z: Tensor, scale: Tensor) -> None:
+        kept = [axis for axis in range(z.ndim) if axis not in self.axes]
+        rows = z.clamp(0.0, self.site.cap).permute(*kept, *self.axes).reshape(self.theta.numel(), -1)
+        bins = (rows * scale[:, None]).long().clamp_(0, BINS - 1)
+        offsets = torch.arange(len(rows), device=rows.device)[:, None] * BINS
+        self.mass += torch.bincount((bins + offsets).flatten(), minlength=self.mass.numel()).reshape(self.mass.shape)
+
+    def _widen(self, needed: Tensor) -> None:
+        self.top = torch.where(self.top == 0, needed, self.top)
+        while bool((needed > self.top).any()):
+            wide = needed > self.top
             halved = self.mass[wide].reshape(-1, BINS // 2, 2).sum(2)
             self.mass[wide] = torch.cat([halved, torch.zeros_like(halved)], 1)
             self.top = torch.where(wide, 2.0 * self.top, self.top)

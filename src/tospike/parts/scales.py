@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -12,6 +11,7 @@ from tospike import processes
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.graph.rewrite import Rectifier
+from tospike.parts.lying import count_above, excess
 
 Granularity = Literal["layer", "channel", "neuron"]
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "channel", "neuron")
@@ -94,12 +94,15 @@ class LocalBalance(Scale):
 
     def learn(self, z: Tensor) -> Tensor:
         """Take one step of the update."""
-        excess = processes.total((z - self.theta).clamp_min(0.0).sum(self.axes, keepdim=True)[0])
-        shared = processes.total(excess.new_tensor(z.numel() // self.theta.numel()))
-        return self.theta + 2.0 * self.rate * excess / shared
+        found, shared = excess(z, self.theta, self.axes), z.numel() // self.theta.numel()
+        if processes.count() > 1:
+            found, shared = processes.total(found), int(processes.total(found.new_tensor(shared)))
+        return self.theta + (2.0 * self.rate / shared) * found
 
     def activation(self, z: Tensor) -> Tensor:
         """Clip with the threshold just learned, so that later layers balance against the clipped network."""
+        if isinstance(self.function, Rectifier):  # whose cap bounds θ
+            return z.clamp(torch.zeros_like(self.theta), self.theta)
         return self.function(z).minimum(self.theta).maximum(-self.theta)  # type: ignore[no-any-return]
 
 
@@ -123,11 +126,26 @@ class Percentile(Scale):
 
     def learn(self, z: Tensor) -> Tensor:
         """Raise θ to this batch's percentile."""
+        size = z.numel() // self.theta.numel()
+        above = size - round(self.percentile * (size - 1))  # the percentile is the largest value but (above - 1)
+        if above == 1:
+            return self.theta.maximum(processes.largest(z.amax(self.axes, keepdim=True)[0]))
+        return self.theta.maximum(processes.largest(self._percentile(z, above)))
+
+    def _percentile(self, z: Tensor, above: int) -> Tensor:
+        """Return the percentile where it is above θ, and θ elsewhere; values up to θ need not be sorted."""
+        theta = self.theta.to(z.dtype)
+        raised = count_above(z, theta, self.axes) >= above
+        if not raised.any():
+            return theta
+        if theta.numel() == 1:
+            larger = z[~(z <= theta)]
+            return larger.kthvalue(len(larger) - above + 1).values.expand_as(theta)
         kept = [axis for axis in range(z.ndim) if axis not in self.axes]
-        rows = z.clamp_min(0.0).permute(*kept, *self.axes).reshape(math.prod(z.shape[axis] for axis in kept), -1)
-        rank = round(self.percentile * (rows.shape[1] - 1)) + 1
-        found = rows.kthvalue(rank, dim=1).values.reshape(self.theta.shape)
-        return self.theta.maximum(processes.largest(found))
+        groups = z.permute(*kept, *self.axes).flatten(0, len(kept) - 1)[raised.flatten()].flatten(1)
+        found = theta.clone()
+        found[raised] = groups.kthvalue(groups.shape[1] - above + 1, dim=1).values
+        return found
 
 
 class Learned(Scale):

@@ -52,9 +52,9 @@ class Arithmetic:
         """Compute one node from the values of the nodes that it reads."""
         return call(graph, node, values)
 
-    def shown(self, levels: Levels) -> Tensor:
-        """Return levels, 0 for silence, in the numbers in which layers read them."""
-        return levels.levels(torch.int8 if levels.largest < 128 else torch.int16)
+    def number(self, layer: str, levels: Levels) -> torch.dtype:
+        """Return the number format in which a layer, named by its path, met levels that it was handed."""
+        return levels.unit.dtype
 
 
 FLOAT = Arithmetic()
@@ -88,6 +88,10 @@ class Spiking(Arithmetic):
         """Return in what numbers a layer that reads levels hands on its output."""
         return levels.unit.dtype
 
+    def units(self, levels: Levels) -> torch.dtype:
+        """Return the number format of the weights that levels meet."""
+        raise NotImplementedError
+
     def refused(self, module: nn.Module, unit: Tensor) -> str:
         """Return why weights times the unit cannot be what the units read; empty if they can."""
         return ""
@@ -108,6 +112,11 @@ class Spiking(Arithmetic):
         if not levels and is_weighted(graph, node):
             self._choose(node, "float", "it reads no spikes, or spikes whose worth depends on the step")
         return call(graph, node, {**values, **{source: value.emission() for source, value in levels.items()}})
+
+    def number(self, layer: str, levels: Levels) -> torch.dtype:
+        """Return the number format in which a layer, named by its path, met levels that it was handed."""
+        made = self.choices.get(layer)
+        return super().number(layer, levels) if made is None or made.kernel == "float" else self.units(levels)
 
     def _from_levels(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
         """Compute a node from levels; None where it has to be computed from what they are worth."""
@@ -162,6 +171,10 @@ class Integers(Spiking):
         native, kernel = integers.units_for(levels, levels.values.device)
         return kernel, native, lambda: IntegerLayer(module, unit, levels.zero, self.digits, native=native)
 
+    def units(self, levels: Levels) -> torch.dtype:
+        """Return integers of as many bits as a weight's digits have."""
+        return torch.int8 if self.digits == 1 else torch.int16
+
 
 class Half(Spiking):
     """Half precision where spikes meet weights.
@@ -196,9 +209,9 @@ class Half(Spiking):
         read = {source: values[source].float() for source in node.all_input_nodes if source in self._narrow}
         return super().compute(graph, node, {**values, **read})
 
-    def shown(self, levels: Levels) -> Tensor:
-        """Return levels, 0 for silence, in the numbers in which layers read them."""
-        return levels.levels(half.units_for(levels.values.device)[0])
+    def units(self, levels: Levels) -> torch.dtype:
+        """Return half precision, or what computes in its place."""
+        return half.units_for(levels.values.device)[0]
 
 
 SPIKING: dict[str, Callable[[], Spiking]] = {"int8": lambda: Integers(1), "int16": lambda: Integers(2), "half": Half}

@@ -13,12 +13,15 @@ from tospike import processes
 from tospike.graph.kinds import MOVES, Kind
 from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED, WEIGHTED_FUNCTIONS
 from tospike.graph.walk import module_of
+from tospike.neurons.levels import Levels
+from tospike.run.arithmetic import FLOAT, Arithmetic
 from tospike.run.nodes import is_signal
+from tospike.run.tally import tally
 from tospike.run.work import LayerWork, Meter, Part
 
-PURE = WEIGHTED_FUNCTIONS | {
-    kind.__name__.lower() for kind in (*CONVOLUTIONS, *TRANSPOSED)
-}  # multiply-adds and nothing else
+# These are multiply-adds and nothing else.
+PURE = WEIGHTED_FUNCTIONS | {kind.__name__.lower() for kind in (*CONVOLUTIONS, *TRANSPOSED)}
+SUMS = {"add", "iadd"}
 
 
 @dataclass
@@ -55,17 +58,18 @@ class Counts:
     multiply_adds: dict[str, list[float]] = field(default_factory=dict)
     uncounted: set[str] = field(default_factory=set)
     _t: int = 0
-    _sums: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # of all that a node sent or received, where only changes count
+    _sums: dict[str, Tensor] = field(default_factory=dict)  # of all that a node gave, where only changes count
+    _tallies: dict[str, Tensor] = field(default_factory=dict, repr=False)  # of what nodes gave in this chunk
     _seen: set[str] = field(default_factory=set, repr=False)  # layers whose dense pass over this batch is counted
     _meter: Meter = field(default_factory=Meter, repr=False, compare=False)
+    _arithmetic: Arithmetic = field(default=FLOAT, repr=False, compare=False)
 
-    def begin(self, samples: int) -> None:
-        """Start counting another batch from its first step."""
+    def begin(self, samples: int, arithmetic: Arithmetic = FLOAT) -> None:
+        """Start counting another batch from its first step, computed in the numbers of an arithmetic."""
+        self._arithmetic = arithmetic
         self.samples += samples
         self._t = 0
-        self._sums = {}
+        self._sums, self._tallies = {}, {}
         self._seen = set()
 
     def fresh(self) -> Counts:
@@ -74,7 +78,7 @@ class Counts:
 
     def end(self) -> None:
         """Forget what is only needed within a run."""
-        self._sums = {}
+        self._sums, self._tallies = {}, {}
 
     def reduce(self) -> None:
         """Add what the other processes counted."""
@@ -100,8 +104,10 @@ class Counts:
         if "site" in node.meta:
             site = node.meta["site"]
             self.neurons[site.name] = site.neurons
-            sent = self._sent(node, node, value, steps)
-            self._add(self.spikes, site.name, torch.count_nonzero(sent.reshape(steps, -1), dim=1))
+            self._add(self.spikes, site.name, self._tally(node, value, steps).sum(1))
+            for source in node.all_input_nodes:  # neurons may have added two currents up themselves
+                if is_signal(source) and source.meta["operation"].verdict.name in SUMS:
+                    self.uncounted.add(source.meta["operation"].where)
             if site.operation.verdict.analog:
                 self.uncounted.add(site.operation.where)
             return
@@ -122,15 +128,16 @@ class Counts:
             return 0.0
         graph = node.graph.owning_module
         assert graph is not None
-        work = self._meter.work(graph, node, args, value) / steps
+        work = self._meter.work(graph, node, [_numbers(arg) for arg in args], _numbers(value)) / steps
         if not work or operation.verdict.name not in PURE:
             self.uncounted.add(operation.where)
         if work and operation.path not in self._seen:
             self._seen.add(operation.path)
             self.parts[operation.path] = part
             self.dense[operation.path] = self.dense.get(operation.path, 0.0) + work
-            first = next((arg.dtype for arg in args if isinstance(arg, Tensor)), "")
-            self.precisions[operation.path] = str(first).removeprefix("torch.")
+            self.precisions[operation.path] = next(
+                filter(None, (self._precision(operation.path, arg) for arg in args)), ""
+            )
         return work
 
     def _operations(self, node: fx.Node, args: tuple[Any, ...], work: float, steps: int) -> Tensor:
@@ -139,18 +146,30 @@ class Counts:
         assert graph is not None
         module = module_of(graph, node)
         at = next(k for k, source in enumerate(node.all_input_nodes) if is_signal(source))
-        sent = self._sent(node, node.all_input_nodes[at], args[at], steps)
+        spikes, each = self._tally(node.all_input_nodes[at], args[at], steps), _numbers(args[at])
         if module is not None and isinstance(module, (*CONVOLUTIONS, *TRANSPOSED)):
-            positions = sent.shape[2:]
-            fan = self._meter.fan_out(node, module, positions).flatten()
-            spikes = (sent.reshape(steps, -1, len(fan)) != 0).sum(1, dtype=torch.int32)
-            synapses = float(fan.sum()) * (sent.numel() / steps / len(fan))
-            return spikes.cpu().double() @ fan * (work / synapses if synapses else 0.0)
-        return torch.count_nonzero(sent.reshape(steps, -1), dim=1).cpu().double() * work / (sent.numel() / steps)
+            fan = self._meter.fan_out(node, module, each.shape[2:]).flatten()
+            synapses = float(fan.sum()) * (each.numel() / steps / len(fan))
+            return spikes.double() @ fan * (work / synapses if synapses else 0.0)
+        return spikes.sum(1).double() * work / float(each.numel() / steps)
+
+    def _precision(self, layer: str, value: Any) -> str:
+        """Return the number format in which a layer read a value; empty if it is no tensor."""
+        if isinstance(value, Levels):
+            return str(self._arithmetic.number(layer, value)).removeprefix("torch.")
+        return str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else ""
+
+    def _tally(self, source: fx.Node, x: Tensor | Levels, steps: int) -> Tensor:
+        """Return how many values a node sent at each step and position ``[steps, positions]``; for several readers they are counted once."""
+        if source.name not in self._tallies:
+            numbers, zero = (x.values, x.zero) if isinstance(x, Levels) else (self._sent(source, x, steps), 0)
+            self._tallies[source.name] = tally(numbers, steps, zero)
+        return self._tallies[source.name]
 
     def advance(self, steps: int) -> None:
         """Move on by a chunk of time."""
         self._t += steps
+        self._tallies = {}
 
     def add_run(self, time_steps: int, now: Counts, before: Counts) -> None:
         """Add a run to T steps so that sums over the first T steps come out as its own, beside those of a shorter run.
@@ -174,14 +193,14 @@ class Counts:
                 more = sum(row) - sum(getattr(before, name).get(key, ()))
                 self._add(getattr(self, name), key, torch.tensor([more], dtype=torch.float64))
 
-    def _sent(self, node: fx.Node, source: fx.Node, x: Tensor, steps: int) -> Tensor:
+    def _sent(self, source: fx.Node, x: Tensor, steps: int) -> Tensor:
         """Return ``x`` with zeros where nothing is sent: where the receiver holds the mean, all that does not differ from it."""
         if not source.meta.get("holds"):
             return x
         values = x.reshape(steps, -1)
-        before = self._sums.get(node.name, torch.zeros_like(values[0]))
+        before = self._sums.get(source.name, torch.zeros_like(values[0]))
         sums = torch.cat([before[None], before + values.cumsum(0)])
-        self._sums[node.name] = sums[-1]
+        self._sums[source.name] = sums[-1]
         done = torch.arange(self._t, self._t + steps, device=x.device).clamp_min(1)[:, None]
         changes = values - sums[:-1] / done
         rounding = 32 * torch.finfo(x.dtype).eps * values.abs().amax()  # far below θ/2^(K−1), the smallest spike
@@ -228,3 +247,8 @@ class Counts:
 
     def _per_sample(self, table: dict[str, list[float]], time_steps: int) -> float:
         return sum(sum(row[:time_steps]) for row in table.values()) / max(self.samples, 1)
+
+
+def _numbers(value: Any) -> Any:
+    """Return the integers of levels, and anything else as it is."""
+    return value.values if isinstance(value, Levels) else value

@@ -90,6 +90,13 @@ class Conversion:
         return copies + (self.members - 1) * sum(site.neurons for site in self.sites)
 
 
+def lay_out(graph: nn.Module) -> None:
+    """Bring weights into the order in memory that they are computed in, so that it is not made at every call."""
+    for module in graph.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = channels_last(module.weight.data)
+
+
 class SNN(nn.Module):
     """A spiking network. It keeps no state: every call is a run of its own.
 
@@ -101,11 +108,7 @@ class SNN(nn.Module):
 
     def __init__(self, graph: fx.GraphModule, inputs: tuple[str, ...], conversion: Conversion) -> None:
         super().__init__()
-        for module in graph.modules():
-            if isinstance(
-                module, nn.Conv2d
-            ):  # the order in memory that they are computed in, so that it is not made at every call
-                module.weight.data = channels_last(module.weight.data)
+        lay_out(graph)
         self.graph = graph
         self.conversion = conversion
         self.plan = Plan.of(graph, inputs)

@@ -77,7 +77,8 @@ class Plan:
         return values
 
     def step(
-        self, static: Values, state: dict[str, Any], steps: int, watch: Watch | None = None, arithmetic: Arithmetic = FLOAT
+        self, static: Values, state: dict[str, Any], steps: int, watch: Watch | None = None, arithmetic: Arithmetic = FLOAT, *,
+        whole: bool = True,
     ) -> Values:  # fmt: skip
         """Advance the body by a chunk of time.
 
@@ -86,13 +87,15 @@ class Plan:
             state: What each Site and each incremental operation carries, by name, changed in place; empty before the first chunk.
             steps: Time steps in the chunk, folded into the batch axis of every value.
             watch: Called with each node of the body, its arguments, its value and the number of steps.
-            arithmetic: In what numbers nodes are computed. Where emissions stay integers, the watch is shown levels, 0 for silence.
+            arithmetic: In what numbers nodes are computed. Where emissions stay integers, the watch is shown `Levels`.
+            whole: Whether the watch is shown sums that neurons could add up themselves, too.
 
         Returns:
             The values of the carried nodes, ``[steps, N, ...]``.
         """
         values: Values = {}
-        joined = set(self.joins.values()) if watch is None else ()
+        joins = {} if watch is not None and whole else self.joins
+        joined = set(joins.values())
         for node in self.body:
             if node in joined:
                 continue
@@ -100,7 +103,7 @@ class Plan:
                 if source not in values:
                     values[source] = _repeat(source, static[source], steps)
             if "site" in node.meta:
-                together = self.joins.get(node) if watch is None else None
+                together = joins.get(node)
                 value = self._fire(node, together, static, values, state, steps, arithmetic)
             elif node.meta.get("incremental"):
                 key = f"incremental {node.name}"
@@ -110,8 +113,7 @@ class Plan:
                 value = arithmetic.compute(self.graph, node, values)
             values[node] = value
             if watch is not None:
-                shown = [_shown(x, arithmetic) for x in (*map(values.get, node.all_input_nodes), value)]
-                watch(node, tuple(shown[:-1]), shown[-1], steps)
+                watch(node, tuple(map(values.get, node.all_input_nodes)), value, steps)
             for source in self.spent[node]:
                 values.pop(source, None)
         return {node: _unfolded(value_of(values[node]), steps) for node in self.carried}
@@ -273,13 +275,14 @@ def _shape(value: Tensor | Levels) -> tuple[int, ...]:
     return tuple(value.values.shape if isinstance(value, Levels) else value.shape)
 
 
-def _shown(value: Any, arithmetic: Arithmetic) -> Any:
-    return arithmetic.shown(value) if isinstance(value, Levels) else value
-
-
 def channels_last(x: Tensor) -> Tensor:
     """Lay maps ``[N, C, H, W]`` out with their channels side by side, which convolutions read fastest; anything else stays."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 and x.is_floating_point() else x
+    if x.ndim != 4 or not x.is_floating_point():
+        return x
+    if x.shape[1] == 1:  # lies in both orders at once, of which the strides name one to the next layer
+        x = x.contiguous()
+        return x.as_strided(x.shape, (x.stride(0), 1, x.stride(2), 1))
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _refuse_other_maps(node: fx.Node, neuron: Neuron, current: Tensor) -> None:

@@ -164,13 +164,13 @@ class Run:
         watch: Watch | None = None,
         arithmetic: Arithmetic = FLOAT,
     ) -> None:
-        self.watches = [] if watch is None else [watch]
+        self.watches, self.whole = [] if watch is None else [watch], watch is not None
         self.arithmetic = arithmetic
         self.plan, self.counts, self.neuron = snn.plan, counts, snn.conversion.neuron
         self.state = {} if state is None else state
         self.tail_watch = None if counts is None else counts.read_out
         if counts is not None:
-            counts.begin(next(iter(inputs.values())).shape[0])
+            counts.begin(next(iter(inputs.values())).shape[0], arithmetic)
             if not self.neuron.synchronous:
                 self.watches.append(counts.watch)
         try:
@@ -232,7 +232,7 @@ class Run:
     def _advance(self, steps: int) -> Values:
         watch = self._show if self.watches else None
         try:
-            carried = self.plan.step(self.static, self.state, steps, watch, self.arithmetic)
+            carried = self.plan.step(self.static, self.state, steps, watch, self.arithmetic, whole=self.whole)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

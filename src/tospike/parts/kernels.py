@@ -1,0 +1,103 @@
+"""Statistics of activations as one pass over memory, compiled by Numba; `tospike.parts.lying` says when they are used."""
+
+# Values are ``[outer, groups]`` as one row: channels lie side by side. Loops over several rows of groups stand in functions of their own,
+# since only so the compiler sees rows that do not overlap, and handles many groups with one instruction.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+OPTIONS: dict[str, Any] = {"nogil": True, "cache": True}
+WIDTH = 1024  # values that are handled in one loop, about
+SUMMED = 64  # of them that are summed in the number format of the values
+
+Array = NDArray[Any]
+
+
+@numba.njit(**OPTIONS)
+def _exceed(part: Array, theta: Array, zero: Any, held: Array) -> None:
+    for i in range(len(part)):
+        excess = part[i] - theta[i]
+        held[i] += zero if excess <= zero else excess  # NaN is kept
+
+
+@numba.njit(**OPTIONS)
+def _count(part: Array, theta: Array, zero: Any, one: Any, held: Array) -> None:
+    for i in range(len(part)):
+        held[i] += zero if part[i] <= theta[i] else one  # NaN is counted
+
+
+@numba.njit(**OPTIONS)
+def above(values: Array, theta: Array, sums: Array, counted: bool) -> None:
+    """Add ``max(z − θ, 0)`` of every value to the sums of the groups, which have 64 bits; or count the values that are not up to θ."""
+    groups = len(theta)
+    copies = max(1, WIDTH // groups)
+    wide = np.empty(copies * groups, theta.dtype)
+    for copy in range(copies):
+        wide[copy * groups : (copy + 1) * groups] = theta
+    held, zero, one, parts = np.zeros_like(wide), theta.dtype.type(0), theta.dtype.type(1), 0
+    for at in range(0, len(values), len(wide)):
+        if counted:
+            _count(values[at : at + len(wide)], wide, zero, one, held)
+        else:
+            _exceed(values[at : at + len(wide)], wide, zero, held)
+        parts += 1
+        if parts == SUMMED or at + len(wide) >= len(values):
+            for i in range(len(wide)):
+                sums[i % groups] += held[i]
+            held[:] = zero
+            parts = 0
+
+
+@numba.njit(**OPTIONS)
+def _raise(part: Array, zero: Any, held: Array, finite: Array) -> None:
+    for i in range(len(part)):
+        held[i] = held[i] if part[i] <= held[i] else part[i]
+        finite[i] += part[i] * zero
+
+
+@numba.njit(**OPTIONS)
+def largest(values: Array, found: Array) -> None:
+    """Raise the numbers found to the largest value of each group; NaN for a group with a value that is not finite."""
+    groups = len(found)
+    held = np.zeros(max(1, WIDTH // groups) * groups, found.dtype)
+    finite, zero = np.zeros_like(held), held.dtype.type(0)
+    for at in range(0, len(values), len(held)):
+        _raise(values[at : at + len(held)], zero, held, finite)
+    for i in range(len(held)):
+        found[i % groups] = max(found[i % groups], held[i]) + finite[i]
+
+
+@numba.njit(**OPTIONS)
+def _bins(part: Array, scale: Array, cap: Any, last: Any, found: Array) -> None:
+    zero = part.dtype.type(0)
+    for i in range(len(part)):
+        found[i] = min(np.int32(min(max(part[i], zero), cap) * scale[i]), last)
+
+
+@numba.njit(**OPTIONS)
+def histogram(values: Array, cap: Any, scale: Array, mass: Array) -> None:
+    """Add values to the histograms of their groups.
+
+    Args:
+        values: ``[outer, groups]`` as one row.
+        cap: Largest value; of the type of the values.
+        scale: Bins for each unit of the value, ``[groups]``.
+        mass: ``[groups, bins]``, changed in place.
+    """
+    groups, bins = mass.shape
+    last, flat = np.int32(bins - 1), mass.reshape(-1)
+    copies = max(1, WIDTH // groups)
+    wide, bases = np.empty(copies * groups, scale.dtype), np.empty(copies * groups, np.int64)
+    for i in range(len(wide)):
+        wide[i], bases[i] = scale[i % groups], i % groups * bins
+    found = np.empty(len(wide), np.int32)
+    for at in range(0, len(values), len(wide)):
+        part = values[at : at + len(wide)]
+        _bins(part, wide, cap, last, found)
+        for i in range(len(part)):
+            flat[bases[i] + max(found[i], 0)] += 1.0  # a NaN, which the caller reports, may have become any integer

@@ -1,0 +1,76 @@
+"""Statistics of each channel in the order in which activations lie in memory, where the compiled kernels can take it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tospike.neurons.fused import NUMBERS, SMALLEST, available
+
+CACHED = 2**16  # values that are worked on at once
+
+
+def in_cache(z: Tensor) -> tuple[Tensor, ...]:
+    """Split a batch ``[N, ...]`` into parts that stay in the cache while several operations pass over them."""
+    return torch.split(z, max(1, CACHED * len(z) // max(z.numel(), 1)))
+
+
+def side_by_side(z: Tensor, axes: tuple[int, ...]) -> NDArray[Any] | None:
+    """Return a batch as one row ``[outer, channels]``; None where channels do not lie side by side, or no kernel pays.
+
+    Args:
+        z: Values ``[N, ...]``.
+        axes: Those that are reduced: all, or all but that of the channels.
+    """
+    kept = [axis for axis in range(z.ndim) if axis not in axes]
+    small = z.numel() < SMALLEST or z.device.type != "cpu" or z.dtype not in NUMBERS
+    if small or len(kept) > 1 or not available("numba"):
+        return None
+    order = sorted(range(z.ndim), key=z.stride, reverse=True) if not kept else [*axes, *kept]
+    lying = z.detach().permute(order)
+    return lying.reshape(-1).numpy() if lying.is_contiguous() else None
+
+
+def excess(z: Tensor, theta: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return ``Σ max(z − θ, 0)`` over the reduced axes, shaped like θ."""
+    row = side_by_side(z, axes)
+    if row is not None:
+        return _above(row, z, theta, counted=False)
+    return _sum(((part - theta).clamp_min_(0.0) for part in in_cache(z)), axes).to(z.dtype)
+
+
+def count_above(z: Tensor, theta: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return how many values are not up to θ, NaN among them, over the reduced axes; shaped like θ, in 64 bits."""
+    row = side_by_side(z, axes)
+    if row is not None:
+        return _above(row, z, theta, counted=True)
+    return _sum(((part <= theta).logical_not_().to(z.dtype) for part in in_cache(z)), axes)
+
+
+def _sum(parts: Iterable[Tensor], axes: tuple[int, ...]) -> Tensor:
+    return torch.stack([part.sum(axes, keepdim=True)[0].double() for part in parts]).sum(0)
+
+
+def _above(row: NDArray[Any], z: Tensor, theta: Tensor, *, counted: bool) -> Tensor:
+    from tospike.parts import kernels  # compiles, so it is left until it is needed
+
+    sums = torch.zeros(theta.shape, dtype=torch.float64)
+    kernels.above(row, theta.to(z.dtype).flatten().numpy(), sums.view(-1).numpy(), counted)
+    return sums if counted else sums.to(z.dtype)
+
+
+def largest(z: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the largest value over the reduced axes, flat; at least 0."""
+    row = side_by_side(z, axes)
+    if row is None:
+        return z.amax(axes).flatten().clamp_min(0.0)
+    from tospike.parts import kernels
+
+    found = torch.zeros(math.prod(z.shape[axis] for axis in range(z.ndim) if axis not in axes), dtype=z.dtype)
+    kernels.largest(row, found.numpy())
+    return found

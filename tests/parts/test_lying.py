@@ -1,0 +1,53 @@
+"""Statistics by the compiled kernels and by torch, in every order of memory, against one formula."""
+
+import pytest
+import torch
+
+from parts.test_scales import site
+from tospike.parts import lying
+from tospike.parts.histogram import MinimalError
+from tospike.parts.lying import count_above, excess, largest, side_by_side
+
+AXES = {"channel": (0, 2, 3), "layer": (0, 1, 2, 3), "neuron": (0,)}
+
+
+@pytest.mark.parametrize("granularity", AXES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("shape", [(40, 3, 17, 19), (9, 1500, 2, 3)])
+def test_every_order_of_memory_gives_the_same(granularity, dtype, last, shape):
+    z = torch.randn(shape, dtype=dtype)
+    z = z.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    axes = AXES[granularity]
+    theta = torch.rand_like(z.amax(axes, keepdim=True)[0])
+    assert (side_by_side(z, axes) is None) == (granularity == "neuron" or (granularity == "channel" and not last))
+    close = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {}
+    torch.testing.assert_close(excess(z, theta, axes), (z - theta).clamp_min(0).sum(axes, keepdim=True)[0], **close)
+    assert torch.equal(count_above(z, theta, axes), (z > theta).sum(axes, keepdim=True)[0].double())
+    assert torch.equal(largest(z, axes), z.amax(axes).flatten().clamp_min(0))
+
+
+@pytest.mark.parametrize("granularity", ["channel", "layer"])
+@pytest.mark.parametrize("cap", [float("inf"), 1.0])
+def test_the_compiled_histogram_is_that_of_torch(granularity, cap, monkeypatch):
+    z = (2 * torch.randn(3, 30, 5, 16, 16)).clamp_min(-1)
+    compiled, plain = (MinimalError(site((5, 16, 16), cap=cap), granularity, 8) for _ in range(2))
+    for batch in z:
+        compiled(batch.contiguous(memory_format=torch.channels_last))
+    monkeypatch.setattr(lying, "SMALLEST", 10**9)
+    for batch in z:
+        plain(batch)
+    assert compiled.mass.sum() == z.numel()
+    assert torch.equal(compiled.mass, plain.mass)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("last", [True, False])
+def test_what_is_no_number_is_never_lost(wrong, last):
+    z = torch.randn(40, 4, 16, 16)
+    z[3, 2, 5, 5] = wrong
+    z = z.contiguous(memory_format=torch.channels_last) if last else z
+    axes, theta = AXES["channel"], torch.ones(4, 1, 1)
+    assert [bool(x.isfinite()) for x in excess(z, theta, axes)] == [True, True, False, True]
+    assert [bool(x.isfinite()) for x in largest(z, axes)] == [True, True, False, True]
+    assert count_above(z, theta, axes)[2] == count_above(z.nan_to_num(9, 9), theta, axes)[2]
