@@ -35,7 +35,7 @@ def test_json_round_trip(trio, tmp_path):
         snn, batches, time_steps=(2, 8), delay="auto", save=tmp_path / "deep" / "r.json", progress=False
     )
     assert ts.Result.from_json(result.to_json()) == result
-    assert ts.Result.from_json((tmp_path / "deep" / "r.json").read_text()) == result
+    assert ts.Result.read(tmp_path / "deep" / "r.json") == result
     for text in ("", "[]", "{}", json.dumps({"curve": 1})):
         with pytest.raises(DataError):
             ts.Result.from_json(text)

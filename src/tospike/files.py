@@ -80,8 +80,18 @@ class Record(ABC):
         return json.dumps(_finite(asdict(self)), indent=2, allow_nan=False)  # type: ignore[call-overload]
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
+    def read(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file holds something else.
+            OSError: The file cannot be read.
+        """
+        return cls.from_json(Path(path).read_bytes(), where=str(path))
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str = "") -> Self:
+        """Read what `to_json` wrote; an error names where it came from.
 
         Raises:
             DataError: The text is something else.
@@ -90,7 +100,7 @@ class Record(ABC):
             return cls.from_raw(json.loads(text))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
-                f"This is no {cls.__name__}", got=f"{type(error).__name__}: {error}"[:200], expected=f"the JSON that {cls.__name__}.to_json wrote",
+                f"This is no {cls.__name__}", where=where, got=f"{type(error).__name__}: {error}"[:200], expected=f"the JSON that {cls.__name__}.to_json wrote",
                 remedy="Name another file, or make this one anew.",
             ) from error  # fmt: skip
 

@@ -122,6 +122,34 @@ def test_the_full_benchmark_times_the_peer_at_every_t():
     assert [row.contender for row in found.rows] == [ANN, "tospike float", STEPWISE, FOLDED]
 
 
+def test_an_interrupted_run_goes_on_where_it_stopped():
+    kept = []
+
+    def stop(found):
+        kept.append(found)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    settings = {"names": ["int8"], "rounds": 2, "memory": False, "scaling": False}
+    with pytest.raises(KeyboardInterrupt):
+        measure([CASE, CAPPED], time_steps=[2, 9], keep=stop, **settings)
+    assert [(row.network, row.time_steps) for row in kept[-1].rows if row.contender == ANN] == [
+        ("tiny", 2),
+        ("tiny", 9),
+    ]
+    whole = measure([CASE, CAPPED], time_steps=[9, 2], before=kept[-1], **settings)
+    assert whole.rows[: len(kept[-1].rows)] == kept[-1].rows
+    assert whole.peaks == kept[-1].peaks
+    measured = [(row.network, row.time_steps) for row in whole.rows if row.contender == "tospike int8"]
+    assert measured == [("tiny", 2), ("tiny", 9), ("capped", 2), ("capped", 9)]
+    with_another = measure([CASE], time_steps=[9], before=whole, **settings | {"names": ["int8", "float"]})
+    assert sorted(rows_of(with_another, "tiny", 9)) == [ANN, "tospike float", "tospike int8"]
+    assert rows_of(with_another, "tiny", 2) == rows_of(whole, "tiny", 2)
+    with pytest.raises(OptionError) as caught:
+        measure([CASE], before=replace(whole, machine=replace(whole.machine, threads=99)), rounds=3, seed=1)
+    assert all(name in str(caught.value) for name in ("machine", "99 threads", "rounds", "seed"))
+
+
 def test_wrong_settings_are_all_named():
     with pytest.raises(OptionError) as caught:
         measure([CASE], time_steps=[0], rounds=0, batch=-1)

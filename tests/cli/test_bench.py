@@ -42,6 +42,19 @@ def test_the_script_is_the_command_and_prints_json_when_asked_to(tmp_path, capsy
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "speed.json").read_text())
 
 
+def test_bench_goes_on_with_a_record_when_asked_to(tmp_path, capsys):
+    record = tmp_path / "speed.json"
+    assert main(["bench", "speed", *QUICK, "--engines", "[int8]", "--out", str(tmp_path)]) == 0
+    first = Speed.from_json(record.read_text())
+    assert main(["bench", "speed", *QUICK, "--engines", "[int8]", "--resume", "--out", str(tmp_path)]) == 0
+    assert Speed.from_json(record.read_text()) == first
+    assert main(["bench", "speed", *QUICK, "--seed", "1", "--resume", "--out", str(tmp_path)]) == 2
+    assert "interrupted run" in capsys.readouterr().err
+    record.write_text("{}")
+    assert main(["bench", "speed", *QUICK, "--resume", "--out", str(tmp_path)]) == 2
+    assert "This is no Speed" in (shown := capsys.readouterr().err) and str(record) in shown
+
+
 def test_bench_refuses_what_it_does_not_know(tmp_path, capsys):
     assert main(["bench", "speed", "--networks", "[resnet19-32]", "--out", str(tmp_path)]) == 2
     assert "Did you mean 'resnet18-32'" in capsys.readouterr().err

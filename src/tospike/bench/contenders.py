@@ -87,7 +87,12 @@ def folded(ann: nn.Module, x: Tensor) -> nn.Module:
 
 def engines(snn: SNN, x: Tensor, names: Sequence[Engine]) -> list[Contender]:
     """Return the SNN on each engine."""
-    return [Contender(f"tospike {name}", _chosen(snn, name), _simulation(snn, x, name), name) for name in names]
+    return [Contender(label(name), _chosen(snn, name), _simulation(snn, x, name), name) for name in names]
+
+
+def label(engine: Engine) -> str:
+    """Return what the SNN is called on an engine."""
+    return f"tospike {engine}"
 
 
 def _simulation(snn: SNN, x: Tensor, engine: Engine) -> Callable[[int], Any]:

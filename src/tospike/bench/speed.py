@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 
 from tospike.bench.cases import CASES, FASTER, TARGETS, Case
-from tospike.bench.contenders import ANN, Absent, Contender, anns, engines, peers
+from tospike.bench.contenders import ANN, Absent, Contender, anns, engines, label, peers
 from tospike.bench.machine import Machine, Peaks, peaks
 from tospike.bench.memory import Memory, measure_memory
 from tospike.bench.scaling import Point, measure_scaling
@@ -115,6 +115,8 @@ def measure(
     memory: bool = True,
     scaling: bool = True,
     seed: int = 0,
+    before: Speed | None = None,
+    keep: Callable[[Speed], None] | None = None,
 ) -> Speed:
     """Time ANN, SNN and SpikingJelly in turn, on the same batch and threads.
 
@@ -131,9 +133,11 @@ def measure(
         memory: Measure the memory of long and short runs, in processes of their own.
         scaling: Measure how time grows with T, batch and threads.
         seed: Of weights and images.
+        before: What an interrupted run found, on this machine with the same rounds and seed; it is not measured again.
+        keep: Called with all that was found so far, after each network and T.
 
     Raises:
-        OptionError: A setting is out of range.
+        OptionError: A setting is out of range, or other than that of the interrupted run.
         MissingExtraError: A network is torchvision's, which is not installed.
     """
     refuse_unknown("engine", names, ENGINES)
@@ -142,41 +146,71 @@ def measure(
         ("batch", batch, batch is None or is_count(batch), "an integer >= 1", 4),
         ("time_steps", time_steps, time_steps is None or (bool(time_steps) and all(map(is_count, time_steps))), "integers >= 1", list(TIME_STEPS)),
     )  # fmt: skip
-    most, rows = peaks(), []
+    here, keep = Machine.here(), keep or (lambda _: None)
+    if before is not None:
+        _refuse_other_settings(before, here, rounds, seed)
+    found = before or Speed(here, peaks(), (), rounds=rounds, seed=seed)
     for case in CASES.values() if cases is None else cases:
         sized = case if batch is None else replace(case, batch=batch)
-        steps = time_steps or [t for t in TIME_STEPS if full or case.small or t <= BRIEF]
-        rows += _rows(sized, names, steps, rounds, full, most, seed)
-    scaled = CASES[SCALED]
+        wanted = time_steps or [t for t in TIME_STEPS if full or case.small or t <= BRIEF]
+        steps = [t for t in sorted(set(wanted)) if not _has(found, sized, t, names)]
+        for rows in _rows(sized, names, steps, found, full):
+            key = _key(rows[0])
+            found = replace(found, rows=(*(row for row in found.rows if _key(row) != key), *rows))
+            keep(found)
     kept = [name for name in SCALED_ENGINES if name in names]
-    return Speed(
-        Machine.here(), most, tuple(rows), tuple(measure_memory(SCALED, kept, seed=seed)) if memory else (), SCALED if scaling else "",
-        tuple(measure_scaling(scaled, kept, min(rounds, SCALED_ROUNDS), seed=seed)) if scaling else (), rounds, seed,
+    if memory and {one.engine for one in found.memory} != set(kept):
+        found = replace(found, memory=tuple(measure_memory(SCALED, kept, seed=seed)))
+        keep(found)
+    if scaling and not found.points:
+        points = measure_scaling(CASES[SCALED], kept, min(rounds, SCALED_ROUNDS), seed=seed)
+        found = replace(found, scaled=SCALED, points=tuple(points))
+        keep(found)
+    return found
+
+
+def _refuse_other_settings(before: Speed, here: Machine, rounds: int, seed: int) -> None:
+    kept = "that of the interrupted run"
+    require(
+        "the benchmark", ("machine", here.text(), here == before.machine, f"{kept}: {before.machine.text()}", "the same machine and threads"),
+        ("rounds", rounds, rounds == before.rounds, kept, before.rounds), ("seed", seed, seed == before.seed, kept, before.seed),
     )  # fmt: skip
 
 
-def _rows(
-    case: Case, names: Sequence[Engine], steps: Sequence[int], rounds: int, full: bool, most: Peaks, seed: int
-) -> list[Row]:
-    ann, x = case.network(seed), case.images(case.batch, seed)
-    snn = case.convert(ann, seed)
+def _key(row: Row) -> tuple[str, int, int]:
+    return row.network, row.batch, row.time_steps
+
+
+def _has(found: Speed, case: Case, time_steps: int, names: Sequence[Engine]) -> bool:
+    """Tell whether all engines were timed on a network for some T."""
+    timed = {row.contender for row in found.rows if _key(row) == (case.name, case.batch, time_steps)}
+    return {label(name) for name in names} <= timed
+
+
+def _rows(case: Case, names: Sequence[Engine], steps: Sequence[int], found: Speed, full: bool) -> Iterator[list[Row]]:
+    """Time all contenders on one network, and yield the rows of each T."""
+    if not steps:
+        return
+    ann, x = case.network(found.seed), case.images(case.batch, found.seed)
+    snn = case.convert(ann, found.seed)
     once, stepped = multiply_adds_of(snn, x)
-    ours, rows = [*anns(ann, x), *engines(snn, x, names)], []
-    for t in sorted(set(steps)):
-        found = peers(ann, x, t) if full or t <= BRIEF else []
-        able = [*ours, *(one for one in found if isinstance(one, Contender))]
+    ours = [*anns(ann, x), *engines(snn, x, names)]
+    for t in steps:
+        others = peers(ann, x, t) if full or t <= BRIEF else []
+        able = [*ours, *(one for one in others if isinstance(one, Contender))]
         jobs = {n: _job(one, t) for n, one in enumerate(able)}
-        times = interleaved(jobs, rounds, f"{case.name}, T = {t}")
+        times = interleaved(jobs, found.rounds, f"{case.name}, T = {t}")
         yardstick = min((n for n in jobs if able[n].name == ANN), key=lambda n: Spread.of(times[n]).median)
         peer = min((Spread.of(times[n]).median for n in jobs if _is_peer(able[n])), default=None)
+        rows = []
         for n, one in enumerate(able):
             if one.name != ANN or n == yardstick:
                 work = case.batch * (t * stepped + (1 if one.engine else t) * once)
                 row = Row(case.name, case.batch, t, one.name, one.setting)
                 row = replace(row, target=TARGETS.get((case.name, one.engine)), speed_up_target=FASTER.get(one.engine))
-                rows.append(timed(row, times[n], times[yardstick], peer, work, most.of(one.engine)))
-        rows += [Row(case.name, case.batch, t, one.name, reason=one.reason) for one in found if isinstance(one, Absent)]
-    return rows
+                rows.append(timed(row, times[n], times[yardstick], peer, work, found.peaks.of(one.engine)))
+        absent = [one for one in others if isinstance(one, Absent)]
+        yield rows + [Row(case.name, case.batch, t, one.name, reason=one.reason) for one in absent]
 
 
 def timed(row: Row, times: Sequence[float], ann: Sequence[float], peer: float | None, work: float, peak: float) -> Row:

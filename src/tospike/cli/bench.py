@@ -7,7 +7,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from tospike.bench import CASES, measure
+from tospike.bench import CASES, Speed, measure
 from tospike.bench.pages import chart, markdown, tables
 from tospike.bench.speed import ENGINES
 from tospike.errors import refuse_unknown
@@ -28,6 +28,7 @@ def bench(
     scaling: bool = True,
     out: str = "runs/bench",
     seed: int = 0,
+    resume: bool = False,
     json: bool = False,
 ) -> int:
     """Time SNNs beside their ANNs and SpikingJelly, all in turn, on the same batch and threads.
@@ -44,19 +45,26 @@ def bench(
         full: Time T = 32 on large networks too, and SpikingJelly at every T.
         memory: Measure the memory of long and short runs of resnet18-32.
         scaling: Measure how the time of resnet18-32 grows with T, batch and threads.
-        out: Folder for speed.json, speed.md and speed.svg.
+        out: Folder for speed.json, speed.md and speed.svg, which grow with each network and T.
         seed: Seed of weights and images.
+        resume: Go on where an interrupted run with the same settings stopped, whose speed.json is in the folder.
         json: Print the record as JSON.
     """
     refuse_unknown("network", networks or [], CASES)
     cases = [CASES[name] for name in networks or CASES]
-    speed = measure(cases, names=engines or ENGINES, time_steps=time_steps, batch=batch, rounds=rounds, full=full, memory=memory,
-                    scaling=scaling, seed=seed)  # fmt: skip
     folder = Path(out)
-    speed.save(folder / "speed.json")
-    write_chart(chart(speed), folder / "speed.svg")
-    with replacing(folder / "speed.md") as written:
-        written.write_text(markdown(speed, f"tospike bench {what}", "speed.svg"), encoding="utf-8")
+    record = folder / "speed.json"
+
+    def keep(found: Speed) -> None:
+        found.save(record)
+        write_chart(chart(found), folder / "speed.svg")
+        with replacing(folder / "speed.md") as written:
+            written.write_text(markdown(found, f"tospike bench {what}", "speed.svg"), encoding="utf-8")
+
+    before = Speed.read(record) if resume and record.exists() else None
+    speed = measure(cases, names=engines or ENGINES, time_steps=time_steps, batch=batch, rounds=rounds, full=full, memory=memory,
+                    scaling=scaling, seed=seed, before=before, keep=keep)  # fmt: skip
+    keep(speed)
     if json:
         print(speed.to_json())
         return 0

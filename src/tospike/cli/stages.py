@@ -207,7 +207,7 @@ def evaluate(
     }
     path = subject.folder.path / RESULT
     if subject.folder.is_done("evaluate", options, force, RESULT, subject.hash):
-        result = ts.Result.from_json(path.read_text(encoding="utf-8"))
+        result = ts.Result.read(path)
     else:
         found, ann = subject.data(), subject.ann()
         task, reference = (found.task, None) if ann is None else found.task.bind(ann)
@@ -281,7 +281,7 @@ def diagnose(
     }
     path = subject.folder.path / DIAGNOSIS
     if subject.folder.is_done("diagnose", options, force, DIAGNOSIS, subject.hash):
-        found = ts.Diagnosis.from_json(path.read_text(encoding="utf-8"))
+        found = ts.Diagnosis.read(path)
     else:
         ann = subject.ann()
         if ann is None:
@@ -335,9 +335,9 @@ def report(
     if lacking:
         raise DataError("A folder holds no result", where=", ".join(lacking), got=f"no {RESULT}", expected="a run folder that was evaluated",
                         remedy="Run tospike evaluate FOLDER first.")  # fmt: skip
-    results = {label: ts.Result.from_json((path / RESULT).read_text(encoding="utf-8")) for label, path in paths.items()}
+    results = {label: ts.Result.read(path / RESULT) for label, path in paths.items()}
     diagnoses = {
-        label: ts.Diagnosis.from_json((path / DIAGNOSIS).read_text(encoding="utf-8")) for label, path in paths.items() if (path / DIAGNOSIS).exists()
+        label: ts.Diagnosis.read(path / DIAGNOSIS) for label, path in paths.items() if (path / DIAGNOSIS).exists()
     }  # fmt: skip
     snns = {label: ts.load(path / ARCHIVE) for label, path in paths.items() if (path / ARCHIVE).exists()}
     commands = [f"tospike {name} --config {path / name}.yaml" for path in paths.values() for name in ("convert", "evaluate", "diagnose")
