@@ -25,26 +25,14 @@ from torch.fx.experimental.optimization import fuse
 
 import tospike as ts
 from common import Rows, made_by
-from tospike.neurons import Neuron, NeuronModel, fused
+from tospike.neurons import Neuron, fused
 from tospike.neurons.chunk import Chunk
 from tospike.neurons.levels import Levels
 from tospike.run.arithmetic import arithmetic_of
 from tospike.run.simulate import Run, last
+from tospike.testing import CAUSAL
 
 SHARE_OF_COPY, PER_STEP, FASTER = 0.7, 1.05, 1.8  # targets: bandwidth, SNN over T ANNs, half over single precision
-MODELS = {
-    "binary": NeuronModel(),
-    "uniform": NeuronModel(capacity=3),
-    "successive": NeuronModel(capacity=3, levels="successive"),
-    "nearest": NeuronModel(capacity=3, levels="nearest"),
-    "ternary": NeuronModel(signed=True),
-    "uniform, signed": NeuronModel(capacity=3, signed=True),
-    "successive, signed": NeuronModel(capacity=3, levels="successive", signed=True),
-    "nearest, signed": NeuronModel(capacity=4, levels="nearest", signed=True),
-    "limited in total": NeuronModel(signed=True, total=3),
-    "differential": NeuronModel(capacity=3, levels="nearest", signed=True, code="differential"),
-    "phase": NeuronModel(capacity=2, signed=True, code="phase"),
-}
 BLOCKS = ((256, 2), (512, 4), (1024, 4), (1024, 8), (2048, 8))
 
 
@@ -132,7 +120,7 @@ def through(neuron, currents, other, levels):
 
 def check_neurons(name, device, sizes):
     """Compare the compiled kernel with the steps in torch on the same device, number by number."""
-    model, shape, different, checked = MODELS[name], (6, *sizes.checked), 0, 0
+    model, shape, different, checked = CAUSAL[name], (6, *sizes.checked), 0, 0
     neuron = neurons_of(model, shape[2], device, remember=True)
     neuron.bias = torch.rand(3, shape[2], 1, 1, device=device) * 0.2 - 0.1
     values = torch.rand(shape, device=device) * 2.5 - 1
@@ -178,7 +166,7 @@ def check_engine(engine, neuron, device):
     """Compare an engine with the float engine in double precision on the CPU."""
     torch.manual_seed(0)
     x = torch.randn(64, 3, 16, 16)
-    snn = ts.convert(Small().eval(), ts.LTB(batches=5).using(neuron=MODELS[neuron]), calibration=[x], progress=False)
+    snn = ts.convert(Small().eval(), ts.LTB(batches=5).using(neuron=CAUSAL[neuron]), calibration=[x], progress=False)
     exact = copy.deepcopy(snn).double()(x.double(), time_steps=32, engine="float")
     found = snn.to(device)(x.to(device), time_steps=32, engine=engine).cpu().double()
     error = float((found - exact).norm() / exact.norm())
@@ -210,7 +198,7 @@ def bandwidth(name, device, sizes, copied):
     if device == "cpu":
         dtype = torch.float32
     shape = (sizes.steps, *sizes.timed)
-    neuron = neurons_of(MODELS[model], shape[2], device)
+    neuron = neurons_of(CAUSAL[model], shape[2], device)
     currents = laid_out((torch.rand(shape, device=device) * 2.5 - 1).to(dtype), "channels last")
     other = currents.flip(0) if joined else None
     state = neuron.initial(currents[0])
@@ -244,7 +232,7 @@ def network(name, neuron, device, sizes):
     torch.manual_seed(0)
     ann = models.get_model(name, weights=None).eval().to(device, memory_format=torch.channels_last)
     x = torch.randn(sizes.samples, 3, sizes.image, sizes.image, device=device)
-    method = ts.LTB(batches=3).using(neuron=MODELS[neuron])
+    method = ts.LTB(batches=3).using(neuron=CAUSAL[neuron])
     snn = ts.convert(ann, method, calibration=[x[:8]], progress=False).to(memory_format=torch.channels_last)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -289,7 +277,7 @@ def measure(rows, card, device, sizes):
         key = {"card": card, "part": part, **names}
         return rows.measure(key, lambda: function(*names.values(), *arguments))
 
-    for name in MODELS:
+    for name in CAUSAL:
         measured("neurons", check_neurons, device, sizes, name=name)
     for engine, neuron in itertools.product(("float", "half", "int8", "int16"), ("binary", "nearest, signed")):
         measured("engines", check_engine, device, engine=engine, neuron=neuron)

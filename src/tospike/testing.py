@@ -1,4 +1,4 @@
-"""The contract that every conversion method keeps, as a function for test suites."""
+"""For test suites: the contract that every conversion method keeps as a function, and a causal neuron of every kind."""
 
 from __future__ import annotations
 
@@ -13,8 +13,24 @@ from tospike.archive import load, save
 from tospike.convert import convert
 from tospike.evaluate import evaluate
 from tospike.methods.base import Method
+from tospike.neurons.model import NeuronModel
 from tospike.result import Result
 from tospike.run.simulate import simulate
+
+CAUSAL = {
+    "binary": NeuronModel(),
+    "uniform": NeuronModel(capacity=3),
+    "successive": NeuronModel(capacity=3, levels="successive"),
+    "nearest": NeuronModel(capacity=3, levels="nearest"),
+    "ternary": NeuronModel(signed=True),
+    "uniform, signed": NeuronModel(capacity=3, signed=True),
+    "successive, signed": NeuronModel(capacity=3, levels="successive", signed=True),
+    "nearest, signed": NeuronModel(capacity=4, levels="nearest", signed=True),
+    "limited in total": NeuronModel(signed=True, total=3),
+    "differential": NeuronModel(capacity=3, levels="nearest", signed=True, code="differential"),
+    "phase": NeuronModel(capacity=2, signed=True, code="phase"),
+}
+"""One causal neuron of every kind, for tests of whatever steps neurons."""
 
 
 class _Residual(nn.Module):

@@ -15,25 +15,13 @@ from tospike.neurons.chunk import Chunk
 from tospike.neurons.levels import Levels
 from tospike.neurons.model import NeuronModel
 from tospike.neurons.modules import Neuron
+from tospike.testing import CAUSAL
 
 triton = pytest.importorskip("triton")
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 NAME = "tospike.neurons.triton_kernels"
 
-MODELS = {
-    "binary": NeuronModel(),
-    "uniform": NeuronModel(capacity=3),
-    "successive": NeuronModel(capacity=3, levels="successive"),
-    "nearest": NeuronModel(capacity=3, levels="nearest"),
-    "ternary": NeuronModel(signed=True),
-    "uniform, signed": NeuronModel(capacity=3, signed=True),
-    "successive, signed": NeuronModel(capacity=3, levels="successive", signed=True),
-    "nearest, signed": NeuronModel(capacity=4, levels="nearest", signed=True),
-    "total": NeuronModel(signed=True, total=3),
-    "differential": NeuronModel(capacity=3, levels="nearest", signed=True, code="differential"),
-    "phase": NeuronModel(capacity=2, signed=True, code="phase"),
-}
 N, C, H, W = 2, 6, 3, 5
 STEPS = 7
 
@@ -114,19 +102,19 @@ def currents(layout="plain", dtype=torch.float32):
 
 @pytest.mark.parametrize("other", ["none", "float", "levels"])
 @pytest.mark.parametrize("layout", ["plain", "channels last", "constant"])
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("model", CAUSAL.values(), ids=CAUSAL.keys())
 def test_each_neuron_in_each_layout_with_each_second_current(model, layout, other):
     assert_equal(made(model), currents(layout), second(other, layout, torch.float32))
 
 
 @pytest.mark.parametrize("cuts", [(1,), (3,), (2, 3, 6)])
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("model", CAUSAL.values(), ids=CAUSAL.keys())
 def test_each_neuron_in_chunks(model, cuts):
     assert_equal(made(model), currents("channels last"), second("levels", "plain", torch.float32), cuts)
 
 
 @pytest.mark.parametrize(
-    "model", [m for m in MODELS.values() if not m.holds], ids=[k for k, m in MODELS.items() if not m.holds]
+    "model", [m for m in CAUSAL.values() if not m.holds], ids=[k for k, m in CAUSAL.items() if not m.holds]
 )
 def test_levels_as_integers_and_in_half_precision(model):
     neuron = made(model)
@@ -143,7 +131,7 @@ def test_levels_as_integers_and_in_half_precision(model):
 
 @pytest.mark.parametrize("grain", [(), (C, 1, 1), (C, H, W), (1, H, 1)])
 @pytest.mark.parametrize("rows", [1, 2, 9])
-@pytest.mark.parametrize("model", [MODELS["binary"], MODELS["nearest, signed"]], ids=["binary", "signed"])
+@pytest.mark.parametrize("model", [CAUSAL["binary"], CAUSAL["nearest, signed"]], ids=["binary", "signed"])
 def test_parameters_of_all_grains_with_biases_gains_and_memory(model, rows, grain):
     neuron = made(model, grain, nn.LeakyReLU(0.2) if model.signed else None, remember=True)
     neuron.bias = torch.rand(rows, C, 1, 1, device=DEVICE) * 0.6 - 0.3
@@ -153,7 +141,7 @@ def test_parameters_of_all_grains_with_biases_gains_and_memory(model, rows, grai
 
 
 @pytest.mark.parametrize("function", [Rectifier(1.0), nn.LeakyReLU(0.01)], ids=["cap", "slope"])
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("model", CAUSAL.values(), ids=CAUSAL.keys())
 def test_double_precision(model, function):
     neuron = made(model, function=function, dtype=torch.float64)
     assert_equal(neuron, currents(dtype=torch.float64), second("float", "plain", torch.float64), (2,))
@@ -168,7 +156,7 @@ def test_it_is_triton_that_steps(kernels, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+@pytest.mark.parametrize("model", CAUSAL.values(), ids=CAUSAL.keys())
 def test_it_compiles_for_a_gpu_without_contraction(model, dtype, monkeypatch):
     """The program for an H100 or H200 is made without one: nothing in it rounds a product and a sum at once."""
     monkeypatch.setenv("TRITON_INTERPRET", "0")
@@ -207,7 +195,7 @@ def program(kernels, chunk, **options):
 
 @pytest.mark.skipif(not GPU, reason="there is no GPU")
 def test_a_graph_of_a_chunk_replays(kernels):
-    neuron, x = made(MODELS["ternary"]), currents()
+    neuron, x = made(CAUSAL["ternary"]), currents()
     neuron(x, neuron.initial(x[0]))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
