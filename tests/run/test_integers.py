@@ -227,7 +227,7 @@ def test_counts_do_not_depend_on_the_engine(x):
     snn = exact_in_eight_bits(converted(ann, x, NEURONS["graded, signed"]))
     y = torch.zeros(len(x), dtype=torch.long)
     results = [
-        ts.evaluate(snn, [(x, y)], time_steps=(2, 5), engine=engine, progress=False) for engine in ("float", "int8")
+        ts.evaluate(snn, [(x, y)] * 2, time_steps=(2, 5), engine=engine, progress=False) for engine in ("float", "int8")
     ]
     assert results[0].rates == results[1].rates
     assert results[0].operations == results[1].operations

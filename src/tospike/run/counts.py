@@ -78,7 +78,7 @@ class Counts:
 
     def end(self) -> None:
         """Forget what is only needed within a run."""
-        self._sums, self._tallies = {}, {}
+        self._sums, self._tallies, self._arithmetic = {}, {}, FLOAT
 
     def reduce(self) -> None:
         """Add what the other processes counted."""
