@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ import tospike as ts
 from parts.test_scales import site
 from references.levels import least_error, rounding_error
 from tospike.errors import CalibrationError, OptionError
+from tospike.parts import histogram
 from tospike.parts.histogram import GaussianPoint, MinimalError, best_clip
 
 
@@ -71,6 +74,65 @@ def test_nothing_active_gives_zero():
     scale = GaussianPoint(site((1,)), "layer", 4)
     scale(torch.randn(100, 1) - 50)
     assert scale.threshold().item() == 0.0
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel", "neuron"])
+@pytest.mark.parametrize("cap", [float("inf"), 1.0])
+@pytest.mark.parametrize("shape", [(30, 5, 16, 16), (9, 40, 7, 7), (5000, 3, 4, 6)])
+def test_histograms_are_those_of_enough_values_in_every_order_of_memory(granularity, cap, shape, monkeypatch):
+    batches = (2 * torch.randn(3, *shape)).clamp_min(-1)
+    compiled, plain = (MinimalError(site(shape[1:], cap=cap), granularity, 8) for _ in range(2))
+    for z in batches:
+        compiled(z.contiguous(memory_format=torch.channels_last))
+    monkeypatch.setattr(histogram, "SMALLEST", 10**9)
+    for z in batches:
+        plain(z)
+    assert torch.equal(compiled.mass, plain.mass)
+    taken = [taken_evenly(z.numpy(), granularity) for z in batches]
+    assert compiled.mass.sum(1).tolist() == [sum(len(rows) for rows in taken)] * taken[0].shape[1]
+    tops = np.stack([z.numpy().max(reduced(granularity)).ravel() for z in batches]).max(0).clip(0, cap)
+    last = MinimalError(site(shape[1:], cap=cap), granularity, 8)
+    last.top = torch.from_numpy(tops)
+    last(batches[0])  # its range does not grow any more
+    for group, values in enumerate(taken[0].T):
+        wanted, _ = np.histogram(
+            np.minimum((values.clip(0, cap) * (np.float32(1024) / tops[group])).astype(int), 1023), np.arange(1025)
+        )
+        assert np.array_equal(last.mass[group].numpy(), wanted)
+
+
+def reduced(granularity):
+    return {"layer": (0, 1, 2, 3), "channel": (0, 2, 3), "neuron": (0,)}[granularity]
+
+
+def taken_evenly(z, granularity):
+    """Return every k-th value of each threshold ``[values, thresholds]``, k without a common divisor with the values of a sample."""
+    n, c, h, w = z.shape
+    groups = {"layer": 1, "channel": c, "neuron": c * h * w}[granularity]
+    each = c * h * w // groups
+    step = 1
+    while n * each > step * max(2**12, 2**16 // groups) or math.gcd(step, each) > 1:
+        step += 1
+    rows = z.transpose(0, 2, 3, 1) if granularity != "neuron" else z
+    return rows.reshape(n * each, groups)[::step]
+
+
+def test_places_are_taken_evenly():
+    z = torch.arange(28 * 28).repeat(600, 1).reshape(600, 1, 28, 28).float()
+    found = histogram.sampled(z, (0, 1, 2, 3), 1).flatten().long().bincount(minlength=28 * 28)
+    assert found.min() > 0
+    assert found.max() <= found.min() + 2
+    assert found.sum() == pytest.approx(2**16, rel=0.3)  # steps 8 to 10 share a divisor with 28 · 28
+
+
+def test_a_sample_gives_the_threshold_of_all_values(monkeypatch):
+    z = torch.randn(400, 6, 24, 24) * torch.linspace(0.5, 2, 6)[:, None, None]
+    some, all_of_them = (MinimalError(site((6, 24, 24)), "channel", 8) for _ in range(2))
+    some(z)
+    monkeypatch.setattr(histogram, "PER_THRESHOLD", z.numel())
+    all_of_them(z)
+    assert all_of_them.mass.sum() == z.numel() > 10 * some.mass.sum()
+    torch.testing.assert_close(some.threshold(), all_of_them.threshold(), rtol=0.05, atol=0)
 
 
 def test_too_few_data_and_a_missing_t_are_errors():

@@ -3,9 +3,6 @@
 import pytest
 import torch
 
-from parts.test_scales import site
-from tospike.parts import lying
-from tospike.parts.histogram import MinimalError
 from tospike.parts.lying import count_above, excess, largest, side_by_side
 
 AXES = {"channel": (0, 2, 3), "layer": (0, 1, 2, 3), "neuron": (0,)}
@@ -25,20 +22,6 @@ def test_every_order_of_memory_gives_the_same(granularity, dtype, last, shape):
     torch.testing.assert_close(excess(z, theta, axes), (z - theta).clamp_min(0).sum(axes, keepdim=True)[0], **close)
     assert torch.equal(count_above(z, theta, axes), (z > theta).sum(axes, keepdim=True)[0].double())
     assert torch.equal(largest(z, axes), z.amax(axes).flatten().clamp_min(0))
-
-
-@pytest.mark.parametrize("granularity", ["channel", "layer"])
-@pytest.mark.parametrize("cap", [float("inf"), 1.0])
-def test_the_compiled_histogram_is_that_of_torch(granularity, cap, monkeypatch):
-    z = (2 * torch.randn(3, 30, 5, 16, 16)).clamp_min(-1)
-    compiled, plain = (MinimalError(site((5, 16, 16), cap=cap), granularity, 8) for _ in range(2))
-    for batch in z:
-        compiled(batch.contiguous(memory_format=torch.channels_last))
-    monkeypatch.setattr(lying, "SMALLEST", 10**9)
-    for batch in z:
-        plain(batch)
-    assert compiled.mass.sum() == z.numel()
-    assert torch.equal(compiled.mass, plain.mass)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

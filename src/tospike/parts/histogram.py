@@ -11,10 +11,13 @@ from torch import Tensor
 from tospike import processes
 from tospike.errors import CalibrationError
 from tospike.graph.capture import Site
-from tospike.parts.lying import largest, side_by_side
+from tospike.neurons.fused import NUMBERS, SMALLEST, available
+from tospike.parts.lying import largest
 from tospike.parts.scales import Granularity, Scale
 
 BINS = 1024
+PER_SITE, PER_THRESHOLD = 2**16, 2**12  # values of a batch that are enough for histograms, whichever is more
+TINY = torch.finfo(torch.float32).tiny
 CANDIDATES = 160  # clips that are tried, from 1/50 of the largest activation up to it, equally far apart in logarithm
 
 
@@ -55,6 +58,55 @@ def _costs(bins: int, levels: int) -> tuple[Tensor, Tensor]:
     return shares, (centres - rounded).square()
 
 
+def sampled(z: Tensor, axes: tuple[int, ...], channel_axis: int) -> Tensor:
+    """Return enough values of each threshold, evenly from a batch, as ``[values, thresholds]``.
+
+    ``z[0], z[k], z[2k], …`` in the order of samples, places and channels, where k shares no divisor with the number of values of a
+    sample: so it is not always the same places that are taken. All values where a batch has at most 2¹⁶ of them, or 2¹² for each threshold.
+
+    Args:
+        z: ``[N, ...]``.
+        axes: Those that share a threshold.
+        channel_axis: Of z.
+
+    Example:
+        >>> sampled(torch.arange(24.0).reshape(2, 3, 4), (0, 2), 1)[:2]
+        tensor([[0., 4., 8.],
+                [1., 5., 9.]])
+    """
+    channel = channel_axis % z.ndim
+    shared = sorted(axes, key=lambda axis: (axis == channel, axis))  # so that no order in memory is turned around
+    rows = z.permute(*shared, *(axis for axis in range(z.ndim) if axis not in axes))
+    count = math.prod(rows.shape[: len(shared)])
+    groups = math.prod(rows.shape[len(shared) :])
+    each, step = count // max(len(z), 1), max(1, -(-count // max(PER_THRESHOLD, PER_SITE // groups)))
+    while math.gcd(step, each) > 1:
+        step += 1
+    return rows.reshape(count, groups)[::step]
+
+
+def add(rows: Tensor, cap: float, scale: Tensor, mass: Tensor) -> None:
+    """Add values to the histograms of their thresholds, rectified and capped.
+
+    Args:
+        rows: ``[values, thresholds]``.
+        cap: Largest value.
+        scale: Bins for each unit of the value, ``[thresholds]``.
+        mass: ``[thresholds, bins]``, changed in place.
+    """
+    scale = scale.to(rows.dtype)
+    many = len(rows) >= BINS and rows.numel() >= SMALLEST  # else the kernel would pass over more bins than values
+    if many and rows.device.type == "cpu" and rows.dtype in NUMBERS and available("numba"):
+        from tospike.parts import kernels  # compiles, so it is left until it is needed
+
+        row = rows.detach().contiguous().view(-1).numpy()
+        kernels.histogram(row, row.dtype.type(cap), scale.numpy(), mass.numpy())
+        return
+    groups, bins = mass.shape
+    found = (rows.clamp(0.0, cap) * scale).long().clamp_(0, bins - 1) + bins * torch.arange(groups, device=rows.device)
+    mass += torch.bincount(found.flatten(), minlength=mass.numel()).reshape(mass.shape)
+
+
 class MinimalError(Scale):
     """The threshold with which N levels reproduce the activation best, in the mean square; see `best_clip`.
 
@@ -82,25 +134,13 @@ class MinimalError(Scale):
     def learn(self, z: Tensor) -> Tensor:
         """Add a batch to the histograms, whose range doubles when a larger activation arrives."""
         self._widen(processes.largest(largest(z, self.axes).clamp_max(self.site.cap)))
-        scale = BINS / self.top.clamp_min(torch.finfo(z.dtype).tiny)
-        row = side_by_side(z, self.axes)
-        if row is None:
-            self._add(z, scale)
-        else:
-            from tospike.parts import kernels  # compiles, so it is left until it is needed
-
-            kernels.histogram(row, row.dtype.type(self.site.cap), scale.to(z.dtype).numpy(), self.mass.numpy())
+        add(sampled(z, self.axes, self.site.channel_axis), self.site.cap, BINS / self.top.clamp_min(TINY), self.mass)
         self.seen += z.numel() // self.theta.numel()
         return self.top.reshape(self.theta.shape)
 
-    def _add(self, z: Tensor, scale: Tensor) -> None:
-        kept = [axis for axis in range(z.ndim) if axis not in self.axes]
-        rows = z.clamp(0.0, self.site.cap).permute(*kept, *self.axes).reshape(self.theta.numel(), -1)
-        bins = (rows * scale[:, None]).long().clamp_(0, BINS - 1)
-        offsets = torch.arange(len(rows), device=rows.device)[:, None] * BINS
-        self.mass += torch.bincount((bins + offsets).flatten(), minlength=self.mass.numel()).reshape(self.mass.shape)
-
     def _widen(self, needed: Tensor) -> None:
+        if bool((needed <= self.top).all()):
+            return
         self.top = torch.where(self.top == 0, needed, self.top)
         while bool((needed > self.top).any()):
             wide = needed > self.top

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": True}
 WIDTH = 1024  # values that are handled in one loop, about
+TOGETHER = 4  # groups whose histograms are counted in one loop
 SUMMED = 64  # of them that are summed in the number format of the values
 
 Array = NDArray[Any]
@@ -83,6 +84,8 @@ def _bins(part: Array, scale: Array, cap: Any, last: Any, found: Array) -> None:
 def histogram(values: Array, cap: Any, scale: Array, mass: Array) -> None:
     """Add values to the histograms of their groups.
 
+    Few groups are counted at a time, whose bins stay in the first-level cache.
+
     Args:
         values: ``[outer, groups]`` as one row.
         cap: Largest value; of the type of the values.
@@ -90,14 +93,21 @@ def histogram(values: Array, cap: Any, scale: Array, mass: Array) -> None:
         mass: ``[groups, bins]``, changed in place.
     """
     groups, bins = mass.shape
-    last, flat = np.int32(bins - 1), mass.reshape(-1)
+    last = np.int32(bins - 1)
     copies = max(1, WIDTH // groups)
-    wide, bases = np.empty(copies * groups, scale.dtype), np.empty(copies * groups, np.int64)
-    for i in range(len(wide)):
-        wide[i], bases[i] = scale[i % groups], i % groups * bins
-    found = np.empty(len(wide), np.int32)
+    wide = np.empty(copies * groups, scale.dtype)
+    for copy in range(copies):
+        wide[copy * groups : (copy + 1) * groups] = scale
+    found = np.empty(len(values), np.int32)
     for at in range(0, len(values), len(wide)):
-        part = values[at : at + len(wide)]
-        _bins(part, wide, cap, last, found)
-        for i in range(len(part)):
-            flat[bases[i] + max(found[i], 0)] += 1.0  # a NaN, which the caller reports, may have become any integer
+        _bins(values[at : at + len(wide)], wide, cap, last, found[at : at + len(wide)])
+    counts = np.zeros((TOGETHER, bins), np.int32)
+    for first in range(0, groups, TOGETHER):
+        some = min(TOGETHER, groups - first)
+        for row in range(first, len(values), groups):
+            for k in range(some):
+                counts[k, max(found[row + k], 0)] += 1  # a NaN, which the caller reports, may have become any integer
+        for k in range(some):
+            for b in range(bins):
+                mass[first + k, b] += counts[k, b]
+        counts[:] = 0
