@@ -82,6 +82,8 @@ def test_nothing_active_gives_zero():
 def test_histograms_are_those_of_enough_values_in_every_order_of_memory(granularity, cap, shape, monkeypatch):
     batches = (2 * torch.randn(3, *shape)).clamp_min(-1)
     compiled, plain = (MinimalError(site(shape[1:], cap=cap), granularity, 8) for _ in range(2))
+    monkeypatch.setattr(histogram, "SHARE", 2**14)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for z in batches:
         compiled(z.contiguous(memory_format=torch.channels_last))
     monkeypatch.setattr(histogram, "SMALLEST", 10**9)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tospike.parts.lying import count_above, excess, largest, side_by_side
+from tospike.parts import lying
+from tospike.parts.lying import count_above, excess, largest, side_by_side, spans
 
 AXES = {"channel": (0, 2, 3), "layer": (0, 1, 2, 3), "neuron": (0,)}
 
@@ -34,3 +35,19 @@ def test_what_is_no_number_is_never_lost(wrong, last):
     assert [bool(x.isfinite()) for x in excess(z, theta, axes)] == [True, True, False, True]
     assert [bool(x.isfinite()) for x in largest(z, axes)] == [True, True, False, True]
     assert count_above(z, theta, axes)[2] == count_above(z.nan_to_num(9, 9), theta, axes)[2]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "layer"])
+def test_sums_do_not_depend_on_the_number_of_threads(granularity, monkeypatch):
+    z = torch.randn(50, 24, 30, 30).contiguous(memory_format=torch.channels_last)
+    axes = AXES[granularity]
+    theta = torch.rand_like(z.amax(axes, keepdim=True)[0])
+
+    def statistics(parts):
+        monkeypatch.setattr(lying, "spans", lambda size, groups: spans(size, groups, size // parts))
+        monkeypatch.setattr(torch, "get_num_threads", lambda: parts)
+        return excess(z, theta, axes), count_above(z, theta, axes), largest(z, axes)
+
+    alone = statistics(1)
+    for parts in (2, 3, 7):
+        assert all(torch.equal(one, other) for one, other in zip(statistics(parts), alone, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,11 +13,13 @@ from tospike import processes
 from tospike.errors import CalibrationError
 from tospike.graph.capture import Site
 from tospike.neurons.fused import NUMBERS, SMALLEST, available
-from tospike.parts.lying import largest
+from tospike.neurons.threads import in_parallel
+from tospike.parts.lying import largest, spans
 from tospike.parts.scales import Granularity, Scale
 
 BINS = 1024
 PER_SITE, PER_THRESHOLD = 2**16, 2**12  # values of a batch that are enough for histograms, whichever is more
+SHARE = 2**17  # values from which one more thread pays
 TINY = torch.finfo(torch.float32).tiny
 CANDIDATES = 160  # clips that are tried, from 1/50 of the largest activation up to it, equally far apart in logarithm
 
@@ -97,14 +100,28 @@ def add(rows: Tensor, cap: float, scale: Tensor, mass: Tensor) -> None:
     scale = scale.to(rows.dtype)
     many = len(rows) >= BINS and rows.numel() >= SMALLEST  # else the kernel would pass over more bins than values
     if many and rows.device.type == "cpu" and rows.dtype in NUMBERS and available("numba"):
-        from tospike.parts import kernels  # compiles, so it is left until it is needed
-
-        row = rows.detach().contiguous().view(-1).numpy()
-        kernels.histogram(row, row.dtype.type(cap), scale.numpy(), mass.numpy())
+        _count(rows.detach().contiguous(), cap, scale, mass)
         return
     groups, bins = mass.shape
     found = (rows.clamp(0.0, cap) * scale).long().clamp_(0, bins - 1) + bins * torch.arange(groups, device=rows.device)
     mass += torch.bincount(found.flatten(), minlength=mass.numel()).reshape(mass.shape)
+
+
+def _count(rows: Tensor, cap: float, scale: Tensor, mass: Tensor) -> None:
+    from tospike.parts import kernels  # compiles, so it is left until it is needed
+
+    row, groups = rows.view(-1).numpy(), len(scale)
+    found, counted, per_bin = np.empty(len(row), np.int32), mass.numpy(), scale.numpy()
+    marks = spans(len(row), groups, SHARE)
+    parts = len(marks) - 1
+    ends = [part * groups // parts for part in range(parts + 1)]
+
+    def bins_of(part: int) -> None:
+        own = slice(marks[part], marks[part + 1])
+        kernels.bins_of(row[own], row.dtype.type(cap), per_bin, mass.shape[1] - 1, found[own])
+
+    in_parallel(bins_of, parts)
+    in_parallel(lambda part: kernels.count(found, ends[part], ends[part + 1], counted), parts)
 
 
 class MinimalError(Scale):

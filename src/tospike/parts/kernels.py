@@ -11,10 +11,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from tospike.parts.lying import SUMMED, WIDTH
+
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": True}
-WIDTH = 1024  # values that are handled in one loop, about
 TOGETHER = 4  # groups whose histograms are counted in one loop
-SUMMED = 64  # of them that are summed in the number format of the values
 
 Array = NDArray[Any]
 
@@ -81,33 +81,43 @@ def _bins(part: Array, scale: Array, cap: Any, last: Any, found: Array) -> None:
 
 
 @numba.njit(**OPTIONS)
-def histogram(values: Array, cap: Any, scale: Array, mass: Array) -> None:
-    """Add values to the histograms of their groups.
-
-    Few groups are counted at a time, whose bins stay in the first-level cache.
+def bins_of(values: Array, cap: Any, scale: Array, last: int, found: Array) -> None:
+    """Find the bin of every value.
 
     Args:
         values: ``[outer, groups]`` as one row.
         cap: Largest value; of the type of the values.
         scale: Bins for each unit of the value, ``[groups]``.
-        mass: ``[groups, bins]``, changed in place.
+        last: Number of the last bin.
+        found: Bins in the order of the values, 32 bits, changed in place; of a NaN any integer.
     """
-    groups, bins = mass.shape
-    last = np.int32(bins - 1)
+    groups = len(scale)
     copies = max(1, WIDTH // groups)
     wide = np.empty(copies * groups, scale.dtype)
     for copy in range(copies):
         wide[copy * groups : (copy + 1) * groups] = scale
-    found = np.empty(len(values), np.int32)
     for at in range(0, len(values), len(wide)):
-        _bins(values[at : at + len(wide)], wide, cap, last, found[at : at + len(wide)])
+        _bins(values[at : at + len(wide)], wide, cap, np.int32(last), found[at : at + len(wide)])
+
+
+@numba.njit(**OPTIONS)
+def count(found: Array, first: int, end: int, mass: Array) -> None:
+    """Add bins to the histograms of some groups, few at a time, whose counts stay in the first-level cache.
+
+    Args:
+        found: ``[outer, groups]`` as one row; see `bins_of`.
+        first: First group.
+        end: Behind the last one.
+        mass: ``[groups, bins]``, changed in place.
+    """
+    groups, bins = mass.shape
     counts = np.zeros((TOGETHER, bins), np.int32)
-    for first in range(0, groups, TOGETHER):
-        some = min(TOGETHER, groups - first)
-        for row in range(first, len(values), groups):
+    for group in range(first, end, TOGETHER):
+        some = min(TOGETHER, end - group)
+        for row in range(group, len(found), groups):
             for k in range(some):
-                counts[k, max(found[row + k], 0)] += 1  # a NaN, which the caller reports, may have become any integer
+                counts[k, max(found[row + k], 0)] += 1  # the caller reports NaN
         for k in range(some):
             for b in range(bins):
-                mass[first + k, b] += counts[k, b]
+                mass[group + k, b] += counts[k, b]
         counts[:] = 0

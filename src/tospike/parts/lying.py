@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tospike.neurons.fused import NUMBERS, SMALLEST, available
+from tospike.neurons.threads import in_parallel
 
+WIDTH = 1024  # values that a kernel handles in one loop, about
+SUMMED = 64  # of them that are summed in the number format of the values
+SHARE = 2**20  # values from which one more thread pays
 CACHED = 2**16  # values that are worked on at once
 
 
@@ -56,14 +60,6 @@ def _sum(parts: Iterable[Tensor], axes: tuple[int, ...]) -> Tensor:
     return torch.stack([part.sum(axes, keepdim=True)[0].double() for part in parts]).sum(0)
 
 
-def _above(row: NDArray[Any], z: Tensor, theta: Tensor, *, counted: bool) -> Tensor:
-    from tospike.parts import kernels  # compiles, so it is left until it is needed
-
-    sums = torch.zeros(theta.shape, dtype=torch.float64)
-    kernels.above(row, theta.to(z.dtype).flatten().numpy(), sums.view(-1).numpy(), counted)
-    return sums if counted else sums.to(z.dtype)
-
-
 def largest(z: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return the largest value over the reduced axes, flat; at least 0."""
     row = side_by_side(z, axes)
@@ -71,6 +67,31 @@ def largest(z: Tensor, axes: tuple[int, ...]) -> Tensor:
         return z.amax(axes).flatten().clamp_min(0.0)
     from tospike.parts import kernels
 
-    found = torch.zeros(math.prod(z.shape[axis] for axis in range(z.ndim) if axis not in axes), dtype=z.dtype)
-    kernels.largest(row, found.numpy())
-    return found
+    groups = math.prod(z.shape[axis] for axis in range(z.ndim) if axis not in axes)
+    marks = spans(len(row), groups)
+    found = torch.zeros(len(marks) - 1, groups, dtype=z.dtype)
+    rows = found.numpy()
+    in_parallel(lambda part: kernels.largest(row[marks[part] : marks[part + 1]], rows[part]), len(rows))
+    return found.amax(0)
+
+
+def _above(row: NDArray[Any], z: Tensor, theta: Tensor, *, counted: bool) -> Tensor:
+    from tospike.parts import kernels  # compiles, so it is left until it is needed
+
+    limits, marks = theta.to(z.dtype).flatten().numpy(), spans(len(row), theta.numel())
+    sums = torch.zeros(len(marks) - 1, theta.numel(), dtype=torch.float64)
+    rows = sums.numpy()
+    in_parallel(lambda part: kernels.above(row[marks[part] : marks[part + 1]], limits, rows[part], counted), len(rows))
+    total = sums.sum(0).reshape(theta.shape)
+    return total if counted else total.to(z.dtype)
+
+
+def spans(size: int, groups: int, share: int = SHARE) -> list[int]:
+    """Return where the parts of ``[outer, groups]`` begin that threads take each, of `share` values at least.
+
+    What is summed in the number format of the values does not depend on their number.
+    """
+    block = SUMMED * max(1, WIDTH // groups) * groups
+    blocks = -(-size // block)
+    parts = max(1, min(torch.get_num_threads(), blocks, size // share))
+    return [min(part * blocks // parts * block, size) for part in range(parts + 1)]
