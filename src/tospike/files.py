@@ -33,16 +33,32 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         'done'
     """
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(dir=target.parent)
-    except OSError as error:
-        raise OptionError("The output cannot be written", where=str(target), got=f"{type(error).__name__}: {error.strerror}",
-                          expected="a folder that may be written to", remedy="Choose another folder, or change its rights.") from error  # fmt: skip
-    with beside as folder:
+    with _beside(target) as folder:
         written = Path(folder, target.name)
         yield written
         os.replace(written, target)
+
+
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Raise if a file could not be written, before what takes long; the folder of the file is made.
+
+    Raises:
+        OptionError: The folder cannot be written to.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     refuse_unwritable(Path(folder, "deep", "result.txt"))
+    """
+    _beside(Path(path)).cleanup()
+
+
+def _beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=target.parent)
+    except OSError as error:
+        raise OptionError("The output cannot be written", where=str(target), got=f"{type(error).__name__}: {error.strerror}",
+                          expected="a folder that may be written to", remedy="Choose another folder, or change its rights.") from error  # fmt: skip
 
 
 def refuse_existing(path: str | os.PathLike[str], force: bool) -> None:

@@ -62,3 +62,6 @@ def test_bench_refuses_what_it_does_not_know(tmp_path, capsys):
     assert main(["bench", "speed", *QUICK[:2], "--rounds", "0", "--out", str(tmp_path)]) == 2
     assert "rounds" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    assert main(["bench", "speed", "--out", str(tmp_path / "file" / "deep")]) == 2  # before it measures
+    assert "cannot be written" in capsys.readouterr().err

@@ -234,6 +234,11 @@ def test_counts_do_not_depend_on_the_engine(x):
     assert {layer.precision for layer in results[1].layers} == {"float32", "int8"}
 
 
+def test_only_an_snn_can_be_explained():
+    with pytest.raises(OptionError, match="snn"):
+        ts.explain(Mixed().eval())
+
+
 def test_synchronous_neurons_have_an_engine_of_their_own(x):
     snn = converted(Mixed().eval(), x, ts.NeuronModel(synchronous=True))
     with pytest.raises(OptionError, match="Synchronous"):

@@ -11,7 +11,7 @@ from tospike.bench import CASES, Speed, measure
 from tospike.bench.pages import chart, markdown, tables
 from tospike.bench.speed import ENGINES
 from tospike.errors import refuse_unknown
-from tospike.files import replacing
+from tospike.files import refuse_unwritable, replacing
 from tospike.report.charts import write_chart
 from tospike.run.schedule import Engine
 
@@ -54,6 +54,7 @@ def bench(
     cases = [CASES[name] for name in networks or CASES]
     folder = Path(out)
     record = folder / "speed.json"
+    refuse_unwritable(record)
 
     def keep(found: Speed) -> None:
         found.save(record)

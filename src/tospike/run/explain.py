@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tospike.errors import require_type
 from tospike.graph.layers import is_weighted
 from tospike.run.arithmetic import SPIKING, Choice
 from tospike.run.network import SNN
@@ -23,7 +24,7 @@ def explain(snn: SNN, x: Any = None, *, engine: Engine = "int8") -> list[Choice]
         engine: See `tospike.simulate`.
 
     Raises:
-        OptionError: The engine does not run this SNN.
+        OptionError: This is no SNN, or the engine does not run it.
         SimulationError: The batch cannot be fed to the network.
 
     Example:
@@ -34,6 +35,7 @@ def explain(snn: SNN, x: Any = None, *, engine: Engine = "int8") -> list[Choice]
         >>> [choice.reason for choice in ts.explain(snn, engine="int16")]
         ['once per input: constant in time', '', 'once per read-out: behind the last neuron']
     """
+    require_type("snn", snn, SNN, "an SNN", "Pass what ts.convert returned.")
     neuron, plan = snn.conversion.neuron, snn.plan
     steps = neuron.pre_steps + 1
     check_run(snn.conversion, [steps], steps, 0, None, engine)

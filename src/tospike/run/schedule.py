@@ -49,7 +49,7 @@ def check_run(
     if engine not in ENGINES:
         problems.append(Problem("Unknown engine", got=repr(engine), expected=f"one of {ENGINES}", remedy='Pass engine="auto".'))  # fmt: skip
     elif engine == "count" and not made.neuron.synchronous:
-        problems.append(Problem("Causal neurons have to be stepped", got='engine="count"', expected='"auto" or "float"',
+        problems.append(Problem("Causal neurons have to be stepped", got='engine="count"', expected="an engine that steps",
                                 remedy='Pass engine="auto", or convert with synchronous neurons.'))  # fmt: skip
     elif engine in ("half", "int8", "int16") and made.neuron.synchronous:
         problems.append(Problem("Synchronous neurons are not stepped, so there are no spikes to compute with", got=f"engine={engine!r}",
