@@ -34,11 +34,8 @@ PHOTOGRAPHS = (
     "rocket.jpg",
 )
 ALL = 21  # calibration batches: one pass over the crops
-CALIBRATION, BATCH, CROPS = (
-    10,
-    5,
-    25,
-)  # images of a calibration batch and of a scored one, which fits the cache; crops of a picture
+CALIBRATION, BATCH = 10, 5  # images of a calibration batch, and of a scored one, which fits the cache
+CROPS = 25  # of a picture
 
 
 def folder(package):
