@@ -26,6 +26,7 @@ bench: .venv/bench
 	.venv/bin/python benchmarks/control.py
 	.venv/bin/python benchmarks/speed.py
 	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py
+	.venv/bin/python benchmarks/cost.py
 
 .venv/run: pyproject.toml constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv

@@ -25,7 +25,7 @@ from tospike.report.charts import COLOURS, write_chart
 
 TIME_STEPS, ENGINES, BATCH = (1, 2, 4, 8, 16, 32), ("float", "int8"), 64
 METHODS = {
-    "LTB": (lambda: ts.LTB(), "fashion-resnet20-relu"),
+    "LTB": (lambda: ts.LTB(batches=100), "fashion-resnet20-relu"),
     "Ternary, T = 8": (lambda: ts.Ternary(time_steps=8), "fashion-resnet20-relu"),
     "QCFS, L = 4": (lambda: None, "fashion-resnet20-qcfs-l4"),
     "QCFS, L = 8": (lambda: None, "fashion-resnet20-qcfs-l8"),
@@ -67,8 +67,8 @@ def times(label, rounds):
 def points(rows):
     """Yield every point of the plot."""
     by = {(row["method"], row["what"]): row for row in rows}
-    for method, what in by:
-        if what == "accuracy" and (method, "times") in by:
+    for method in METHODS:
+        if (method, "accuracy") in by and (method, "times") in by:
             for engine in ENGINES:
                 for t in TIME_STEPS:
                     share, time = (
@@ -109,7 +109,7 @@ def chart(found):
     x = alt.X("time:Q", title="time, in forward passes of the ANN", scale=alt.Scale(type="log"))
     y = alt.Y("accuracy:Q", title="accuracy, %", scale=alt.Scale(zero=False))
     colour = alt.Color("method:N", scale=alt.Scale(domain=names, range=list(COLOURS)), legend=alt.Legend(title=None))
-    dash = alt.StrokeDash("engine:N", sort=list(ENGINES), legend=alt.Legend(title="engine"))
+    dash = alt.StrokeDash("engine:N", sort=list(ENGINES), legend=alt.Legend(title="engine", symbolType="stroke"))
     base = alt.Chart(alt.InlineData(values=found)).encode(x=x, y=y, color=colour)
     lines = base.mark_line(point=True).encode(strokeDash=dash)
     labels = base.mark_text(dy=-8, fontSize=9).encode(text="T:Q")
