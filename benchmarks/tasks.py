@@ -19,10 +19,8 @@ from tospike.report.charts import write_chart
 from tospike.zoo.recipes import recipe
 
 TIME_STEPS = (4, 8, 16, 32, 64)
-LTB_BATCHES, LTB_BATCH = (
-    1000,
-    8,
-)  # the paper's number of iterations; what they learn does not depend on the size of a batch
+# The paper's number of iterations; what they learn does not depend on the size of a batch.
+LTB_BATCHES, LTB_BATCH = 1000, 8
 MADE, MADE_BATCH, BATCH = 8, 25, 50
 NETWORKS = ("fashion-scenes-fcn", "fashion-scenes-deeplab", "fashion-detection-fcos", "fashion-clips-clip-net")
 LABELS = ("LTB", "LTB, delayed", "Auto, ternary")
