@@ -3,7 +3,7 @@ import json
 import pytest
 
 import tospike as ts
-from tospike import zoo
+from tospike import data, zoo
 from tospike.cli import main
 from tospike.zoo.recipes import recipe
 
@@ -124,6 +124,17 @@ def test_demo_on_digits_writes_curve_and_results(tmp_path, capsys):
     assert result["samples"] == 360
     assert result["curve"]["32"] > 80
     assert "T=32" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not data.is_available("fashion-mnist"), reason="Fashion-MNIST is not on this machine")
+def test_demo_takes_the_networks_of_its_data_from_the_zoo(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path), "--batches", "30", "--samples", "250"]) == 0
+    shown = capsys.readouterr().out
+    assert "Data: fashion-mnist" in shown
+    curves = {path.stem: json.loads(path.read_text())["curve"] for path in tmp_path.glob("*.json")}
+    assert sorted(curves) == ["LTB", "QCFS L=4", "QCFS L=8"]
+    assert all(curve["32"] > 80 for label, curve in curves.items() if label != "LTB")
+    assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
 def test_options_can_stand_in_a_file(tmp_path, capsys):

@@ -51,11 +51,7 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
         ("batches", batches, batches >= 1, "an integer >= 1", 200),
     )
     if dataset == "auto":
-        dataset = (
-            "fashion-mnist"
-            if data.is_available("fashion-mnist") and any(name in RECIPES for name in zoo.available())
-            else "digits"
-        )
+        dataset = "fashion-mnist" if data.is_available("fashion-mnist") and _shipped("fashion-mnist") else "digits"
     found = data.load(dataset)
     _, test = found.loaders(100, test_batch_size=250)
     scored: list[Any] = list(islice(test, -(-samples // 250) or None))
@@ -81,9 +77,14 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
     return 0
 
 
+def _shipped(dataset: str) -> list[str]:
+    """Return the networks of the zoo that were trained on a data set."""
+    return [name for name in zoo.available() if name in RECIPES and RECIPES[name].data == dataset]
+
+
 def _demo_networks(dataset: str, batches: int, console: Console) -> list[tuple[str, nn.Module, ts.Method | None]]:
     if dataset == "fashion-mnist":
-        trained = {name: zoo.load(name) for name in zoo.available() if name in RECIPES}
+        trained = {name: zoo.load(name) for name in _shipped(dataset)}
     else:
         trained = {}
         for name in ("digits-relu", "digits-qcfs-l4"):
