@@ -199,6 +199,17 @@ def test_what_only_feed_knows_is_asked_for():
         task.prediction(task.detector([torch.rand(3, 32, 32)]), context)
 
 
+def test_pictures_show_the_best_class_of_a_place_on_top():
+    task = Detection(tiny().eval())
+    (fed, _), context = task.feed(([torch.zeros(3, 32, 32)], [GOOD]))
+    place, other = [2.0, 2, 20, 20], [14.0, 14, 30, 30]
+    found = boxes_of([place, other, place], [2, 1, 1], [0.9, 0.6, 0.7])
+    kept = {name: values[[1, 0]] for name, values in found.items()}
+    assert task.draw(fed, [found], 0, context).tobytes() == task.draw(fed, [kept], 0, context).tobytes()
+    plain = {name: values.flip(0) for name, values in kept.items() if name != "scores"}
+    assert task.draw(fed, [plain], 0, context).tobytes() != task.draw(fed, [kept], 0, context).tobytes()
+
+
 def test_pictures_leave_out_boxes_of_low_score():
     task = Detection(tiny().eval())
     (fed, _), context = task.feed(([torch.zeros(3, 32, 32)], [GOOD]))

@@ -22,6 +22,7 @@ from tospike.tasks.base import Task
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+SAME_PLACE = 0.5  # overlap (intersection over union) from which two boxes are shown as one
 DRAWN_FROM = 0.3  # score of a box from which pictures show it; detectors return up to a hundred more for the metric
 CAPTURED = 128  # side of the image that a network is captured with, in pixels: one pixel of the last level of a pyramid
 PARTS = ("transform", "backbone", "head", "anchor_generator")
@@ -238,10 +239,17 @@ class Detection(Task):
                             remedy='Let the loader yield a list of {"boxes": [K, 4], "labels": [K]} beside the images.')  # fmt: skip
 
     def draw(self, inputs: Tensor, answer: Any, index: int, context: Shown | None = None) -> Image:
-        """Draw the boxes of a target, or those of a prediction that score at least `DRAWN_FROM`, with their scores, into the loader's image."""
+        """Draw the boxes of a target, or the best ones of a prediction with their scores, into the loader's image.
+
+        Those are boxes that score at least `DRAWN_FROM`, and better than any other at the same place, of whatever class.
+        """
         found, image = answer[index], to_image(_known(context, "draw").originals[index])
         if "scores" in found:
+            from torchvision.ops import nms  # type: ignore[import-untyped]
+
             found = {key: values[found["scores"] >= DRAWN_FROM] for key, values in found.items()}
+            best = nms(found["boxes"], found["scores"], SAME_PLACE).flip(0)  # so that the best one is drawn last
+            found = {key: values[best] for key, values in found.items()}
         names = [self.names[label] if label < len(self.names) else str(label) for label in found["labels"].tolist()]
         return draw_boxes(image, found["boxes"], names, found.get("scores"), labels=found["labels"])
 
