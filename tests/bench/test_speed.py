@@ -156,6 +156,8 @@ def test_wrong_settings_are_all_named():
     assert all(name in str(caught.value) for name in ("time_steps", "rounds", "batch"))
     with pytest.raises(OptionError, match="count"):
         measure([CASE], names=["count"])
+    with pytest.raises(OptionError, match="cases"):
+        measure(["resnet18-32"])
 
 
 @torch.no_grad()

@@ -119,6 +119,19 @@ def taken_evenly(z, granularity):
     return rows.reshape(n * each, groups)[::step]
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("cap", [float("inf"), 6.0])
+def test_what_is_not_finite_in_any_batch_shows_in_the_threshold(wrong, last, first, cap):
+    z = torch.randn(2, 50, 16, 24, 24)
+    z[0 if first else 1, 7, 3, 5, 6] = wrong  # whether it is in the sample or not
+    scale = MinimalError(site((16, 24, 24), cap=cap), "channel", 8)
+    for batch in z:
+        scale(batch.contiguous(memory_format=torch.channels_last) if last else batch)
+    assert scale.theta.flatten().isfinite().tolist() == [channel != 3 for channel in range(16)]
+
+
 def test_places_are_taken_evenly():
     z = torch.arange(28 * 28).repeat(600, 1).reshape(600, 1, 28, 28).float()
     found = histogram.sampled(z, (0, 1, 2, 3), 1).flatten().long().bincount(minlength=28 * 28)

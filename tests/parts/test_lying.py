@@ -34,6 +34,9 @@ def test_what_is_no_number_is_never_lost(wrong, last):
     axes, theta = AXES["channel"], torch.ones(4, 1, 1)
     assert [bool(x.isfinite()) for x in excess(z, theta, axes)] == [True, True, False, True]
     assert [bool(x.isfinite()) for x in largest(z, axes)] == [True, True, False, True]
+    z[3, 1, 5, 5] = -float("inf")  # which a rectifier silences
+    assert [bool(x.isfinite()) for x in largest(z, axes)] == [True, True, False, True]
+    z[3, 1, 5, 5] = 0.0
     assert count_above(z, theta, axes)[2] == count_above(z.nan_to_num(9, 9), theta, axes)[2]
 
 

@@ -14,7 +14,7 @@ from tospike.bench.machine import Machine, Peaks, peaks
 from tospike.bench.memory import Memory, measure_memory
 from tospike.bench.scaling import Point, measure_scaling
 from tospike.bench.timing import Spread, interleaved
-from tospike.errors import is_count, refuse_unknown, require
+from tospike.errors import is_count, refuse_unknown, require, require_type
 from tospike.files import Record
 from tospike.run.counts import Counts
 from tospike.run.network import SNN
@@ -141,6 +141,8 @@ def measure(
         MissingExtraError: A network is torchvision's, which is not installed.
     """
     refuse_unknown("engine", names, ENGINES)
+    for case in cases or ():
+        require_type("cases", case, Case, "cases", 'Pass e.g. [CASES["resnet18-32"]].')
     require(
         "the benchmark", ("rounds", rounds, is_count(rounds), "an integer >= 1", 11), ("engines", names, bool(names), f"some of {ENGINES}", ENGINES),
         ("batch", batch, batch is None or is_count(batch), "an integer >= 1", 4),

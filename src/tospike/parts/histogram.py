@@ -158,6 +158,11 @@ class MinimalError(Scale):
     def _widen(self, needed: Tensor) -> None:
         if bool((needed <= self.top).all()):
             return
+        if not bool(
+            needed.isfinite().all()
+        ):  # no range holds it; the threshold becomes NaN, which the calibration reports
+            self.top = torch.where(needed.isfinite(), self.top, math.nan)
+            return
         self.top = torch.where(self.top == 0, needed, self.top)
         while bool((needed > self.top).any()):
             wide = needed > self.top

@@ -58,12 +58,12 @@ def above(values: Array, theta: Array, sums: Array, counted: bool) -> None:
 def _raise(part: Array, zero: Any, held: Array, finite: Array) -> None:
     for i in range(len(part)):
         held[i] = held[i] if part[i] <= held[i] else part[i]
-        finite[i] += part[i] * zero
+        finite[i] += held[i] * zero
 
 
 @numba.njit(**OPTIONS)
 def largest(values: Array, found: Array) -> None:
-    """Raise the numbers found to the largest value of each group; NaN for a group with a value that is not finite."""
+    """Raise the numbers found to the largest value of each group; NaN for a group with a NaN or infinity."""
     groups = len(found)
     held = np.zeros(max(1, WIDTH // groups) * groups, found.dtype)
     finite, zero = np.zeros_like(held), held.dtype.type(0)

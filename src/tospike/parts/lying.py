@@ -61,10 +61,11 @@ def _sum(parts: Iterable[Tensor], axes: tuple[int, ...]) -> Tensor:
 
 
 def largest(z: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return the largest value over the reduced axes, flat; at least 0."""
+    """Return the largest value over the reduced axes, flat; at least 0, and NaN where there is a NaN or infinity."""
     row = side_by_side(z, axes)
     if row is None:
-        return z.amax(axes).flatten().clamp_min(0.0)
+        found = z.amax(axes).flatten().clamp_min(0.0)
+        return found + 0.0 * found
     from tospike.parts import kernels
 
     groups = math.prod(z.shape[axis] for axis in range(z.ndim) if axis not in axes)
