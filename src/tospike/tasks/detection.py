@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.detection import MeanAveragePrecision
 
 from tospike.errors import DataError, OptionError, Problem, missing_extra, require_type
 from tospike.graph.capture import capture
@@ -201,6 +200,8 @@ class Detection(Task):
             import pycocotools  # noqa: F401
         except ImportError as error:
             raise missing_extra("pycocotools", "detection", "COCO's mean average precision") from error
+        from torchmetrics.detection import MeanAveragePrecision  # is there only where torchvision is
+
         return MetricCollection({"map": MeanAveragePrecision(backend="pycocotools")}, compute_groups=False)
 
     def scores(self, metrics: MetricCollection) -> dict[str, float]:
