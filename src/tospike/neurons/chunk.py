@@ -29,7 +29,7 @@ class Flags(NamedTuple):
 
     Attributes:
         kind: How a potential becomes a level: `BINARY`, `FLOOR` or `NEAREST`.
-        powers: Of nearest levels, how many powers of two there are.
+        powers: Of nearest levels, how many powers of two there are; of others 1.
         signed: Whether neurons track a goal that is a function of all charge.
         remembers: Whether the sum of what was sent is kept.
         has_gain: Whether emissions are multiplied.
@@ -107,8 +107,8 @@ class Chunk:
             kind = BINARY
         written = integers_for(currents, state) if levels else dtype
         flags = Flags(
-            kind, model.capacity, model.signed, state.sent is not None, gain is not None, levels, other is not None
-        )
+            kind, model.capacity if kind == NEAREST else 1, model.signed, state.sent is not None, gain is not None, levels, other is not None
+        )  # fmt: skip
         silence = model.silence if written is torch.uint8 else 0
         limits = _constants(_limits(neuron, silence, getattr(other, "zero", 0)), dtype, device)
         per_step = _constants(_per_step(neuron, state.steps, steps), dtype, device).view(-1, 4)
@@ -166,6 +166,8 @@ class _Layout:
         """
         if values is None:
             return self.nothing
+        if values.numel() == 1:
+            return _flat(values.to(self.dtype)), max(self.cells, 1)
         axes = self.axes if whole else [d - 1 for d in self.axes[1:]]
         spread = values.detach().to(self.dtype).expand(self.sizes[0 if whole else 1 :]).permute(*axes)
         shared = [size == 1 or stride == 0 for size, stride in zip(spread.shape, spread.stride(), strict=True)]

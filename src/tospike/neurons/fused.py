@@ -82,15 +82,16 @@ def _by_numba(chunk: Chunk) -> None:
 
     (current, moves), (other, other_moves), (bias, _) = chunk.current, chunk.other, chunk.bias
     widths = np.array([inner for _, inner in (*chunk.parameters, chunk.bias)])
+    advance = kernels.stepper(chunk.flags, weighed=len(chunk.parameters[3][0]) > 0, biased=len(chunk.bias[0]) > 0)
     arguments = (
-        (chunk.cells, chunk.steps, chunk.done), tuple(chunk.flags), chunk.limits.numpy(), chunk.per_step.numpy(),
+        (chunk.cells, chunk.steps, chunk.done), chunk.limits.numpy(), chunk.per_step.numpy(),
         current.numpy(), moves, other.numpy(), other_moves, tuple(values.numpy() for values, _ in chunk.parameters), widths,
         bias.numpy(), chunk.out.numpy(), chunk.potential.numpy(), chunk.sent.numpy(),
     )  # fmt: skip
     parts = max(1, min(torch.get_num_threads(), chunk.cells * chunk.steps // SHARE))
     blocks = -(-chunk.cells // kernels.BLOCK)
     marks = [min(part * blocks // parts * kernels.BLOCK, chunk.cells) for part in range(parts + 1)]
-    in_parallel(lambda part: kernels.advance(marks[part], marks[part + 1], *arguments), parts)
+    in_parallel(lambda part: advance(marks[part], marks[part + 1], *arguments), parts)
 
 
 def _by_triton(chunk: Chunk) -> None:
