@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 import tospike as ts
 from references.exports import converted
@@ -66,3 +67,28 @@ def test_printed_it_shows_the_loss():
 def test_bits_out_of_range_are_refused(bits):
     with pytest.raises(OptionError, match="bits"):
         ts.to_integers(ts.fold(converted("mlp")[0]), bits=bits)
+
+
+@pytest.mark.parametrize(
+    ("pool", "absorbed"),
+    [(nn.MaxPool2d(2), True), (nn.AvgPool2d(2), True), (nn.AvgPool2d(3, 2, 1), False), (nn.MaxPool2d(3, 2, 1), True)],
+)
+@pytest.mark.parametrize(
+    "method", [ts.Ternary(time_steps=8), ts.LightCalibration(8), ts.Auto(8), ts.Auto(8, spikes="binary")]
+)
+def test_a_bias_behind_a_pool_is_counted_once(pool, absorbed, method):
+    torch.manual_seed(0)
+    x = torch.rand(64, 1, 8, 8)
+    ann = nn.Sequential(nn.Conv2d(1, 8, 3), pool, nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)).eval()
+    snn = ts.convert(ann, method, calibration=[x], progress=False)
+    folded = ts.fold(snn)
+    assert ("Scale" not in [layer.kind for layer in folded.layers]) == absorbed
+    torch.testing.assert_close(folded.snn(x, time_steps=8), snn(x, time_steps=8), rtol=1e-3, atol=1e-3)
+    integers = ts.to_integers(folded, bits=16)
+    found = integers.agreement(x, time_steps=8)
+    assert found.error < 0.02
+    assert found.same_answer > 0.95
+    for layer in integers.layers:
+        if layer.bias is not None and layer.drives:
+            module = integers.snn.graph.get_submodule(layer.name)
+            assert torch.equal(module.bias, module.bias.round())

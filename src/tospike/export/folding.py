@@ -30,7 +30,7 @@ from tospike.graph.kinds import Kind, Verdict
 from tospike.graph.layers import affine
 from tospike.graph.walk import add_module, module_of
 from tospike.neurons.modules import Neuron
-from tospike.run.nodes import is_size
+from tospike.run.nodes import call, is_size
 
 NO_WISH = Unit(torch.tensor(float("nan")))  # of what takes its input in any unit
 
@@ -75,7 +75,11 @@ class Folding:
         }  # fmt: skip
 
     def run(self) -> None:
-        """Divide every threshold out; layers then know in ``meta["drives"]`` whose threshold they are counted in."""
+        """Divide every threshold out.
+
+        Layers then know in ``meta["drives"]`` whose threshold they are counted in, and a `Scale` that only adds a bias to what comes in this
+        unit already in ``meta["adds"]``.
+        """
         nodes = [node for node in self.graph.graph.nodes if "operation" in node.meta]
         for node in reversed(nodes):
             self.wanted[node] = self._wish(node)
@@ -167,10 +171,13 @@ class Folding:
         return Unit(sent, unit.site)
 
     def _take_bias(self, source: fx.Node, bias: Tensor) -> bool:
-        """Add a constant bias to a layer that drives nothing but this, through sums; tell whether there is one."""
+        """Add a constant bias to a layer that drives nothing but this, through sums and pools; tell whether there is one."""
         layer: Any = module_of(self.graph, source)
         if len(source.users) > 1:
             return False
+        if passes(source):
+            before = self._bias_before(source, bias)
+            return before is not None and self._take_bias(source.all_input_nodes[0], before)
         if is_join(source):
             return name_of(source) in ("add", "iadd") and any(
                 self._take_bias(part, bias) for part in source.args[:2] if isinstance(part, fx.Node)
@@ -187,11 +194,23 @@ class Folding:
         layer.bias = nn.Parameter((old.double() + vector.double()).to(layer.weight.dtype), requires_grad=False)
         return True
 
+    def _bias_before(self, node: fx.Node, bias: Tensor) -> Tensor | None:
+        """Return what has to be added in front of a pool or reshape for a bias behind it; None if nothing does, as with averages over padding."""
+        if len(node.all_input_nodes) > 1:  # it reads sizes
+            return None
+        (source,) = node.all_input_nodes
+        moved = backward_unit(node, Unit(bias))
+        if moved is None:
+            return None
+        through = call(self.graph, node, {source: moved.value.expand(1, *sample_shape(source))})[0]
+        return moved.value if torch.allclose(through, bias.expand_as(through)) else None
+
     def _put_bias(self, node: fx.Node, bias: Tensor) -> None:
         """Add a constant bias in front of a Site, in the layer there or in one synapse per neuron of weight 1."""
         (source,) = node.all_input_nodes
         if not self._take_bias(source, bias):
-            self._insert(node, source, Scale(torch.ones_like(bias), bias), self.thresholds[node])
+            scaled = self._insert(node, source, Scale(torch.ones_like(bias), bias), self.thresholds[node])
+            scaled.meta["adds"] = True
 
     def _change_layer(self, node: fx.Node) -> Unit | None:
         layer, source, wanted = module_of(self.graph, node), node.all_input_nodes[0], self.wanted[node]
@@ -255,7 +274,8 @@ class Folding:
         if bool((ratio != 1).any()):
             self._insert(node, source, Scale(ratio.to((unit or wanted or NO_WISH).value.dtype)), wanted)
 
-    def _insert(self, node: fx.Node, source: fx.Node, scale: Scale, unit: Unit | None) -> None:
+    def _insert(self, node: fx.Node, source: fx.Node, scale: Scale, unit: Unit | None) -> fx.Node:
+        """Put a `Scale` between two nodes, and return its own."""
         operation: Operation = source.meta["operation"]
         path = f"{source.name}_scale"
         with self.graph.graph.inserting_before(node):
@@ -264,6 +284,7 @@ class Folding:
         scaled.meta = {"operation": replace(operation, verdict=verdict, path=path), "drives": unit.site if unit else ""}
         self.units[scaled] = unit
         node.replace_input_with(source, scaled)
+        return scaled
 
 
 def _norm(layer: Any, into: Tensor | None, out: Tensor | None, rank: int) -> Scale:

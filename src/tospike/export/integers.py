@@ -168,7 +168,8 @@ def _limited(largest: Tensor, bits: int, most: float) -> Tensor:
 
 def _scale_of_site(graph: fx.GraphModule, node: fx.Node, nodes: list[fx.Node], bits: int) -> Tensor:
     site: Site = node.meta["site"]
-    sizes = [_largest(graph, other) for other in nodes if other.meta.get("drives") == site.name]
+    weighing = [other for other in nodes if other.meta.get("drives") == site.name and "adds" not in other.meta]
+    sizes = [_largest(graph, other) for other in weighing]
     channels = site.shape[site.channel_axis - 1]
     most = 2**bits - 1
     if sizes and all(len(size) == channels for size in sizes):
@@ -184,6 +185,8 @@ def _round(graph: fx.GraphModule, node: fx.Node, scale: Tensor | None, bits: int
     if scale is None:
         scale = _limited(_largest(graph, node), bits, float("inf"))
     layer: Any = _scaled(before, node, scale)
+    if "adds" in node.meta:  # to what is in integers already
+        layer.weight = before.weight
     most = 2 ** (bits - 1) - 1
     exact = layer.weight.detach()
     weight = exact.round().clamp(-most, most)
@@ -191,7 +194,7 @@ def _round(graph: fx.GraphModule, node: fx.Node, scale: Tensor | None, bits: int
     clipped = float((exact.abs() > most + 0.5).double().mean())
     rounded = copy.deepcopy(layer)
     _set(rounded, weight, bias)
-    back: Any = _scaled(rounded, node, 1.0 / scale)
+    back: Any = rounded if "adds" in node.meta else _scaled(rounded, node, 1.0 / scale)
     loss = float((back.weight - before.weight).norm() / before.weight.norm().clamp_min(1e-30))
     graph.set_submodule(str(node.target), rounded if drives else back)
     whole = None if bias is None or before.bias is None else bias.to(torch.int32)
