@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from torch import fx, nn
 
 from tospike.errors import OptionError, Problem
@@ -62,16 +62,14 @@ class SupportReport:
 
     def print(self, console: Console) -> None:
         """Print the report to a rich console."""
-        table = Table(
-            "Site",
-            "operation",
-            "neurons",
-            Column("source", overflow="fold"),
-            title=f"{self.network}: {len(self.sites)} Sites",
-        )
-        for site in self.sites:
+        table = Table("Site", "operation", "neurons", title=f"{self.network}: {_counted(len(self.sites), 'Site')}")
+        sources = [site.operation.source for site in self.sites]
+        if any(sources):  # modules that stand in a container have none
+            table.add_column("source", overflow="fold")
+        for site, source in zip(self.sites, sources, strict=True):
             note = f" (copy of {site.copy_of})" if site.copy_of else ""
-            table.add_row(site.name + note, _kind(site), " x ".join(map(str, site.shape)), site.operation.source)
+            cells = (site.name + note, _kind(site), " x ".join(map(str, site.shape)), source)
+            table.add_row(*cells[: len(table.columns)])
         console.print(table)
         for number, problem in enumerate(self.problems, 1):
             console.print(f"{number}. {problem}", markup=False)
@@ -79,7 +77,11 @@ class SupportReport:
         console.print(f"{self.neurons:,} neurons{added}.")
         for name, count in sorted(Counter(o.verdict.name for o in self.incremental).items()):
             console.print(f"Analog: {count} x {name}.")
-        console.print("It converts." if self.ok else f"It does not convert: {len(self.problems)} problems.")
+        console.print("It converts." if self.ok else f"It does not convert: {_counted(len(self.problems), 'problem')}.")
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _kind(site: Site) -> str:

@@ -19,6 +19,7 @@ from tospike.files import replacing
 from tospike.graph.batches import move, split_batch
 from tospike.graph.trace import run_network
 from tospike.pictures import sheet
+from tospike.pictures.sheets import pillow
 from tospike.progress import track
 from tospike.result import Result, described
 from tospike.run.counts import Counts
@@ -185,6 +186,7 @@ class _Sheet:
 
     def __init__(self, task: Task, path: Path, count: int) -> None:
         self.task, self.path, self.count, self.done = task, path, count, False
+        pillow()  # is missed before the first batch is simulated
         if type(task).draw is Task.draw:
             task.draw(torch.empty(0), None, 0)  # says that there are no pictures
         if path.suffix not in (".png", ".jpg", ".webp"):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -21,6 +23,18 @@ def test_methods_describes_one_with_settings_and_source(capsys):
     assert all(word in shown for word in ("ts.FTBC", "time_steps", "required", "rounds", "Source: Wu et al."))
 
 
+@pytest.mark.parametrize("name", ["rts", "RTS", "threshold-shift"])
+def test_methods_are_found_by_the_name_of_their_class_too(name, capsys):
+    assert isinstance(ts.method(name, time_steps=8), ts.RTS)
+    assert main(["methods", "--name", name]) == 0
+    assert "threshold-shift: ts.RTS" in capsys.readouterr().out
+
+
+def test_the_module_runs_and_tells_its_version():
+    done = subprocess.run([sys.executable, "-m", "tospike", "--version"], capture_output=True, text=True, check=True)
+    assert ts.__version__ in done.stdout
+
+
 def test_check_of_a_zoo_network_says_that_it_converts(capsys):
     assert main(["check", "fashion-resnet20"]) == 0
     assert "It converts." in capsys.readouterr().out
@@ -30,7 +44,12 @@ def test_check_of_a_zoo_network_says_that_it_converts(capsys):
     ("arguments", "said"),
     [
         (["train", "fashion-resnet"], "Did you mean"),
-        (["check", "no.such:network"], "module:callable"),
+        (["check", "no.such:network"], "in the folder that holds it"),
+        (["evaluate", "nothing"], "tospike convert NETWORK"),
+        (["convert", "fashion-resnet20", "nothing", "--method", "ternary"], "Pass --settings.time_steps 8."),
+        (["train", "digits-relu", "--tuning_epochs", "3"], "no tuning"),
+        (["check", "nothing.onnx"], "no such file"),
+        (["preview", "./nothing", "nothing.png"], "no such folder"),
         (["methods", "--name", "ltbb"], "Did you mean 'ltb'"),
         (["check", "nothing"], "module.path:callable"),
         (["check", "os:getcwd"], "nn.Module"),
@@ -177,6 +196,6 @@ def test_check_takes_leave_to_run_in_analog(capsys):
     pytest.importorskip("torchvision")
     arguments = ["check", "torchvision.models:mobilenet_v3_small", "--shape", "[1, 3, 32, 32]"]
     assert main(arguments) == 1
-    assert "analog=" in capsys.readouterr().out
+    assert "--analog" in capsys.readouterr().out
     assert main([*arguments, "--analog", "[auto]"]) == 0
     assert "Analog: 9 x mul." in capsys.readouterr().out

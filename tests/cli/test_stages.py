@@ -1,6 +1,7 @@
 """The way of a user's own network through the commands: convert, evaluate, diagnose, report, export."""
 
 import json
+import subprocess
 import sys
 
 import pytest
@@ -12,7 +13,10 @@ from torch import nn
 
 import tospike as ts
 from tospike.cli import main
+from tospike.cli.arguments import as_options
+from tospike.cli.commands import train
 from tospike.cli.sources import network_of
+from tospike.cli.stages import convert
 
 MINE = """
 from torch import nn
@@ -261,3 +265,59 @@ def test_help_has_an_example_and_completion_is_there(capsys):
     with pytest.raises(SystemExit):
         main(["--print_completion", "shtab-bash"])
     assert "complete" in capsys.readouterr().out
+
+
+def test_a_page_does_not_mix_an_snn_with_the_result_of_another(here, capsys):
+    answer(capsys, *CONVERT)
+    answer(capsys, "evaluate", "runs/mine", "--time_steps", "2")
+    answer(capsys, "diagnose", "runs/mine", "--time_steps", "2")
+    answer(capsys, *CONVERT[:3], "--method", "rmp", "--data", "digits", "--force")
+    assert main(["report", "runs/mine"]) == 2
+    said = capsys.readouterr().err
+    assert "tospike evaluate runs/mine" in said
+    assert "tospike diagnose runs/mine" in said
+    assert not (here / "runs/mine/report.html").exists()
+    answer(capsys, "evaluate", "runs/mine", "--time_steps", "2")
+    answer(capsys, "diagnose", "runs/mine", "--time_steps", "2")
+    assert main(["report", "runs/mine"]) == 0
+
+
+def test_what_cannot_be_run_leaves_the_record_of_what_was(here, capsys):
+    answer(capsys, *CONVERT)
+    answer(capsys, "evaluate", "runs/mine", "--time_steps", "2")
+    assert main(["evaluate", "runs/mine", "--time_steps", "2", "--data", "nosuch", "--force"]) == 2
+    kept = (here / "runs/mine/result.json").stat().st_mtime_ns
+    answer(capsys, "evaluate", "runs/mine", "--time_steps", "2")
+    assert (here / "runs/mine/result.json").stat().st_mtime_ns == kept
+
+
+def test_a_network_in_the_folder_is_found_and_one_that_does_not_convert_ends_with_1(tmp_path):
+    (tmp_path / "smooth.py").write_text(MINE.replace("ReLU", "GELU"))
+    program = [sys.executable, "-m", "tospike"]
+    arguments = ["convert", "smooth:network", "out", "--method", "ltb", "--data", "digits"]
+    done = subprocess.run([*program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Pass --analog gelu, or --analog auto" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("given", [["--time_steps", "2,4"], ["--time_steps=2,4"], ["--time_steps", "[2, 4]"]])
+def test_lists_need_no_brackets(given, here, capsys):
+    answer(capsys, *CONVERT)
+    assert sorted(answer(capsys, "evaluate", "runs/mine", "--samples", "50", *given)["curve"]) == ["2", "4"]
+
+
+def test_the_record_names_the_command_that_repeats_it(here, capsys):
+    answer(capsys, *CONVERT)
+    again = next(line for line in (here / "runs/mine/convert.yaml").read_text().splitlines() if "Again" in line)
+    (here / "runs/mine/snn.tospike").unlink()
+    assert main(again.partition("tospike ")[2].split()) == 0
+    assert (here / "runs/mine/snn.tospike").exists()
+
+
+def test_remedies_name_options_of_the_command_and_leave_the_rest():
+    said = as_options(
+        'Pass resume=False, analog=["gelu"], calibration=loader, batches=9 or T=8; see torch(x=1).', convert
+    )
+    assert said == "Pass resume=False, --analog gelu, --data NAME, --settings.batches 9 or T=8; see torch(x=1)."
+    assert as_options("Pass resume=False.", train) == "Pass --no_resume."

@@ -128,6 +128,8 @@ def peers(ann: nn.Module, x: Tensor, time_steps: int) -> list[Contender | Absent
                     for way in ready:
                         way.run(1)
                 ways += ready
+            except ModuleNotFoundError as error:
+                reasons.append(f'{error.name} is not installed: pip install "tospike[spikingjelly]"')
             except Exception as error:  # a conversion of others may raise anything
                 reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:200])
         found.append(best(ways, time_steps) if ways else Absent(name, "; ".join(dict.fromkeys(reasons))))

@@ -33,7 +33,7 @@ def bench(
 ) -> int:
     """Time SNNs beside their ANNs and SpikingJelly, all in turn, on the same batch and threads.
 
-    Example: tospike bench speed --networks [resnet18-32] --no_memory --no_scaling
+    Example: tospike bench speed --networks resnet18-32 --no_memory --no_scaling
 
     Args:
         what: What is measured.

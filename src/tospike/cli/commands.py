@@ -16,13 +16,15 @@ from torch import nn
 
 import tospike as ts
 from tospike import data, zoo
+from tospike.cli.arguments import as_options
 from tospike.cli.bench import bench
 from tospike.cli.export import export
 from tospike.cli.preview import preview
 from tospike.cli.sources import example_of, network_of
 from tospike.cli.stages import convert, diagnose, evaluate, report
-from tospike.errors import is_count, refuse_unknown, require
+from tospike.errors import OptionError, is_count, refuse_unknown, require
 from tospike.files import replacing
+from tospike.methods.base import registered
 from tospike.report import curve_table, draw_curve
 from tospike.tasks.detection import is_detector
 from tospike.train import FitOptions
@@ -69,7 +71,7 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
     picture = draw_curve(results, Path(out, "curve.png"), title=f"{dataset}, {shown:,} test images")
     page = ts.write_report(results, Path(out, "report.html"), snns=snns, title=f"tospike demo: {dataset}", force=True)
     console.print(f"Curve: {picture}   Report: {page}   Results: {out}/*.json", highlight=False)
-    console.print("Next: `tospike check torchvision:resnet18`, `tospike methods`, or convert your own in three lines:")
+    console.print("Next: `tospike check fashion-resnet20`, `tospike methods`, or convert your own in three lines:")
     console.print(
         "  import tospike as ts\n  snn = ts.convert(ann, ts.LTB(), calibration=loader)\n  y = snn(x, time_steps=32)",
         markup=False,
@@ -108,10 +110,12 @@ def methods(name: str | None = None) -> int:
     console = Console()
     if name is None:
         table = Table(
-            "name", "spikes", "what it is", title="Methods; `tospike methods --name NAME` tells all about one"
+            "name", "class", "spikes", "what it is", title="Methods; `tospike methods --name NAME` tells all about one"
         )
         for key, cls in sorted(ts.METHODS.items()):
-            table.add_row(f"[bold]{key}", _example(cls).parts().neuron.spikes, (cls.__doc__ or "").splitlines()[0])
+            table.add_row(
+                f"[bold]{key}", cls.__name__, _example(cls).parts().neuron.spikes, (cls.__doc__ or "").splitlines()[0]
+            )
         console.print(table)
         table = Table(
             "name", "gradient", "what it is", title="Tunings of an SNN for ts.tune; `--name` tells all about one too"
@@ -121,6 +125,7 @@ def methods(name: str | None = None) -> int:
         console.print(table)
         return 0
     listed: dict[str, type] = ts.TUNINGS | ts.METHODS
+    name = registered(name, listed)
     refuse_unknown("method", name, sorted(listed))
     cls = listed[name]
     console.print(f"{name}: ts.{cls.__name__}", style="bold", highlight=False)
@@ -149,12 +154,12 @@ def check(
 ) -> int:
     """Report whether a network converts, every activation in it, and everything that stands in the way.
 
-    Example: tospike check torchvision:resnet18
+    Example: tospike check fashion-resnet20
 
     Args:
         network: A name of the zoo, torchvision:NAME, timm:NAME, module.path:callable, or a file *.onnx.
         shape: Shape of the example input, batch first; when not given, that of the zoo's data, or [1, 3, 224, 224].
-        analog: Operations that may run in analog, e.g. [softmax, mul], or [auto] for all of them.
+        analog: Operations that may run in analog, e.g. softmax,mul, or auto for all of them.
         weights: Weights of the network, *.safetensors or a state dict.
         json: Print the report as JSON.
     """
@@ -162,6 +167,8 @@ def check(
     if is_detector(ann):  # what of it is simulated
         ann = ts.Detection(ann).network
     report = ts.check(ann, example_of(network, shape), analog="auto" if analog == ["auto"] else analog or ())
+    spoken = (dataclasses.replace(problem, remedy=as_options(problem.remedy, check)) for problem in report.problems)
+    report = dataclasses.replace(report, problems=tuple(spoken))
     if json:
         print(dumps({
             "ok": report.ok, "network": report.network, "neurons": report.neurons, "neurons_added": report.neurons_added,
@@ -232,6 +239,9 @@ def train(
     entry = zoo.recipes.recipe(recipe)
     changes: dict[str, Any] = {"epochs": epochs, "tuning_epochs": tuning_epochs}
     entry = dataclasses.replace(entry, **{key: value for key, value in changes.items() if value is not None})
+    if tuning_epochs is not None and not entry.tuning:
+        raise OptionError("The recipe has no tuning", where=entry.name, got=f"tuning_epochs={tuning_epochs}", expected="a recipe with `tuning`",
+                          remedy="Leave --tuning_epochs out, or add `tuning: tuning` to the recipe.")  # fmt: skip
     if entry.tuning:  # before hours of training
         way = ts.tuning(entry.tuning, **entry.tuning_options)
         require("the recipe", ("tuning_epochs", entry.tuning_epochs, is_count(entry.tuning_epochs), "an integer >= 1", 1),
@@ -240,12 +250,12 @@ def train(
     ann, history = _train(entry, found, folder, resume)
     path = zoo.save(ann, entry.name, folder)
     _write(history, folder / f"{entry.name}.json")
-    console.print(f"{path}: {history.last.test_scores}", highlight=False)
+    console.print(f"{path}: {_scores(history)}", highlight=False)
     if entry.tuning:
         history = _tune(entry, ann, found, folder, resume)
         _write(history, folder / f"{entry.name}-tuned.json")
         steps = entry.tuning_options["time_steps"]
-        console.print(f"SNN at T = {steps}: {history.last.test_scores}", highlight=False)
+        console.print(f"SNN at T = {steps}: {_scores(history)}", highlight=False)
     if entry.expected:
         console.print(f"Published: {dict(entry.expected)} ({entry.source})", highlight=False)
     return 0
@@ -256,6 +266,10 @@ def _train_actor(name: str, folder: Path, resume: bool) -> int:
     path, scores = reinforce.export(ACTORS[name], checkpoint, folder)
     Console().print(f"{path}: {scores}", highlight=False)
     return 0
+
+
+def _scores(history: ts.History) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in history.last.test_scores.items())
 
 
 def _write(history: ts.History, path: Path) -> None:

@@ -49,8 +49,14 @@ class Folder:
                             remedy=f"Delete the file and run tospike {command} again, or choose another folder.")  # fmt: skip
         return found
 
+    def source(self, command: str) -> str:
+        """Return the hash of what a command was run on; empty if its record states none."""
+        file = self.path / f"{command}.yaml"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return next((line.removeprefix(OF) for line in lines if line.startswith(OF)), "")
+
     def is_done(self, command: str, options: dict[str, Any], force: bool, output: str, source: str = "") -> bool:
-        """Tell whether a command was run with these options already; where it was not or is forced, its record is taken away.
+        """Tell whether a command was run with these options already.
 
         Args:
             command: Name of the command.
@@ -62,7 +68,7 @@ class Folder:
         Raises:
             OptionError: It was run with others, and is not forced.
         """
-        before, record = self.options(command), self.path / f"{command}.yaml"
+        before = self.options(command)
         other = [key for key in options if before and options[key] != before.get(key)]
         if other and not force:
             raise OptionError(
@@ -70,18 +76,17 @@ class Folder:
                 got="; ".join(f"{key}={options[key]!r}" for key in other), expected="; ".join(f"{key}={before.get(key)!r}" for key in other),
                 remedy="Choose another folder, or replace the run with --force.",
             )  # fmt: skip
-        if not before:
-            return False
-        if not force and f"{OF}{source}\n" in record.read_text(encoding="utf-8") and (self.path / output).exists():
-            return True
-        record.unlink()
-        return False
+        return bool(before) and not force and self.source(command) == source and (self.path / output).exists()
+
+    def begin(self, command: str) -> None:
+        """Take the record of a command away, whose output is about to be replaced."""
+        (self.path / f"{command}.yaml").unlink(missing_ok=True)
 
     def done(self, command: str, options: dict[str, Any], source: str = "") -> None:
         """Write the options of a command whose output is written, and the hash of what it was run on."""
         head = f"# tospike {tospike.__version__}, torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}\n"
-        again = f"# Again: tospike {command} --config {command}.yaml --force\n"
-        with replacing(self.path / f"{command}.yaml") as written:
-            written.write_text(
-                f"{head}{again}{OF}{source}\n" + yaml.safe_dump(options, sort_keys=False), encoding="utf-8"
-            )
+        file = self.path / f"{command}.yaml"
+        head += f"# Again: tospike {command} --config {file} --force\n"  # where this was run
+        head += f"{OF}{source}\n" if source else ""
+        with replacing(file) as written:
+            written.write_text(head + yaml.safe_dump(options, sort_keys=False), encoding="utf-8")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -64,7 +67,9 @@ def _from_library(library: str, name: str) -> nn.Module:
     try:
         module = importlib.import_module("torchvision.models" if library == "torchvision" else library)
     except ImportError as error:
-        raise missing_extra(library, "vision", f"the network {library}:{name}") from error
+        raise missing_extra(
+            library, "vision" if library == "torchvision" else library, f"the network {library}:{name}"
+        ) from error
     try:
         made = (
             module.create_model(name, pretrained=False)
@@ -85,8 +90,15 @@ def _untrained(builder: Callable[..., nn.Module]) -> nn.Module:
 
 
 def _from_callable(module: str, attribute: str) -> nn.Module:
+    if os.getcwd() not in sys.path:  # as for `python -m`
+        sys.path.insert(0, os.getcwd())
     try:
         ann = getattr(importlib.import_module(module), attribute)()
+    except ModuleNotFoundError as error:
+        raise OptionError(
+            "A module cannot be found", where=f"{module}:{attribute}", got=str(error), expected="a module in this folder, or an installed one",
+            remedy="Run tospike in the folder that holds it, or install it.",
+        ) from error  # fmt: skip
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise OptionError(
             "The network cannot be built", got=f"{module}:{attribute}: {error}", expected="module:callable without arguments",
@@ -99,6 +111,9 @@ def _from_callable(module: str, attribute: str) -> nn.Module:
 
 
 def _from_onnx(path: Path) -> nn.Module:
+    if not path.is_file():
+        raise DataError("There is no such file", where=str(path), got="nothing", expected="a file *.onnx",
+                        remedy="Look at the path; the network of torch.onnx.export, for one.")  # fmt: skip
     try:
         from onnx2torch import convert
     except ImportError as error:
@@ -112,6 +127,10 @@ def _from_onnx(path: Path) -> nn.Module:
                         expected="operations onnx2torch knows", remedy=OLDER) from error  # fmt: skip
 
 
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
 def _fill(ann: nn.Module, path: Path) -> None:
     """Load the weights of a file into a network, unpacked from what training scripts wrap them in; no code from the file runs."""
     try:
@@ -121,7 +140,12 @@ def _fill(ann: nn.Module, path: Path) -> None:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # torch's reader raises whatever its bytes lead it to
-        raise DataError("The weights cannot be read", where=str(path), got=f"{type(error).__name__}: {error}".splitlines()[0][:200],
+        got = (
+            "a whole pickled module, or what torch.load does not open without running code"
+            if isinstance(error, UnpicklingError)
+            else _first_line(error)
+        )
+        raise DataError("The weights cannot be read", where=str(path), got=got,
                         expected="*.safetensors, or a state dict that torch.save wrote", remedy=SAVING) from error  # fmt: skip
     if isinstance(found, Mapping):
         nested = [
@@ -165,6 +189,9 @@ def data_of(
     """Return a data set by its name, or the images in a folder, read as they are tested with unless they are augmented."""
     if name not in data.available() and Path(name).is_dir():
         name, root = "folder", name
+    elif name not in data.available() and (os.sep in name or name.startswith(".")):
+        raise DataError("There is no such folder", where=name, got="nothing", expected=f"a folder of images, or one of {', '.join(data.available())}",
+                        remedy="Look at the path.")  # fmt: skip
     return data.load(name, root, augment=augment, **(options or {}))
 
 

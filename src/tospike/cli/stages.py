@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from json import dumps
 from pathlib import Path
@@ -14,7 +15,7 @@ import tospike as ts
 from tospike import data as sets
 from tospike.cli.folder import Folder
 from tospike.cli.sources import ARCHIVE, archive_of, data_of, default_data, digest_of, network_of
-from tospike.errors import DataError, OptionError, require
+from tospike.errors import DataError, OptionError, Problem, require
 from tospike.report import curve_table
 from tospike.run.schedule import Engine
 
@@ -51,7 +52,7 @@ def convert(
         data_options: Options of the data set, e.g. --data_options.size 224.
         weights: Weights of the network, *.safetensors or a state dict.
         batch_size: Calibration images in a batch.
-        analog: Operations that may run in analog, e.g. [softmax, mul], or [auto] for all of them.
+        analog: Operations that may run in analog, e.g. softmax,mul, or auto for all of them.
         seed: Seed of the calibration order.
         force: Replace a run that is there.
         json: Print the record as JSON.
@@ -82,6 +83,7 @@ def convert(
     snn = ts.convert(
         ann, chosen, calibration=calibration, analog="auto" if analog == ["auto"] else analog or (), seed=seed
     )
+    folder.begin("convert")
     ts.save(snn, folder.path / ARCHIVE, force=True)
     folder.done("convert", {"network": network, "out": out, **options})
     console.print(f"Written: {folder.path / ARCHIVE}. Next: tospike evaluate {out}", highlight=False)
@@ -211,6 +213,7 @@ def evaluate(
     else:
         found, ann = subject.data(), subject.ann()
         task, reference = (found.task, None) if ann is None else found.task.bind(ann)
+        subject.folder.begin("evaluate")
         result = ts.evaluate(
             subject.snn(),
             _batches(found, samples, batch_size),
@@ -290,6 +293,7 @@ def diagnose(
         source = subject.data()
         task, simulated = source.task.bind(ann)
         batches = _batches(source, samples, batch_size)
+        subject.folder.begin("diagnose")
         found = ts.diagnose(subject.snn(), simulated, batches, task=task, time_steps=time_steps, delay=delay)
         found.save(path)
         subject.folder.done("diagnose", options, subject.hash)
@@ -335,6 +339,7 @@ def report(
     if lacking:
         raise DataError("A folder holds no result", where=", ".join(lacking), got=f"no {RESULT}", expected="a run folder that was evaluated",
                         remedy="Run tospike evaluate FOLDER first.")  # fmt: skip
+    _refuse_older(paths.values())
     results = {label: ts.Result.read(path / RESULT) for label, path in paths.items()}
     diagnoses = {
         label: ts.Diagnosis.read(path / DIAGNOSIS) for label, path in paths.items() if (path / DIAGNOSIS).exists()
@@ -348,3 +353,14 @@ def report(
     )  # fmt: skip
     Console().print(f"Report: {page}", highlight=False)
     return 0
+
+
+def _refuse_older(paths: Iterable[Path]) -> None:
+    """Refuse folders whose result or diagnosis is that of an SNN which was replaced."""
+    older = [
+        Problem("It is of an SNN that was converted anew since", where=str(path / output), remedy=f"Run tospike {command} {path} again.")
+        for path in paths for command, output in (("evaluate", RESULT), ("diagnose", DIAGNOSIS))
+        if (path / output).exists() and (path / ARCHIVE).exists() and Folder(path).source(command) not in ("", digest_of(path / ARCHIVE))
+    ]  # fmt: skip
+    if older:
+        raise DataError("What the page would show does not belong together", problems=older)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -260,8 +260,14 @@ def register(name: str) -> Callable[[type[Method]], type[Method]]:
     return add
 
 
+def registered(name: str, classes: Mapping[str, type]) -> str:
+    """Return the name under which a method is registered, given that, or the name of its class, in capitals or not; any other as it is."""
+    same = (key for key, cls in classes.items() if name.lower() in (key, cls.__name__.lower()))
+    return next(same, name)
+
+
 def method(name: str, **settings: Any) -> Method:
-    """Build a method from its name and settings.
+    """Build a method from its name, or that of its class, and settings.
 
     Raises:
         OptionError: The method or one of the settings is unknown.
@@ -271,6 +277,7 @@ def method(name: str, **settings: Any) -> Method:
         >>> ts.method("ltb", batches=100).batches
         100
     """
+    name = registered(name, METHODS)
     refuse_unknown("method", name, sorted(METHODS), remedy="List them with `tospike methods`.")
     fields = [field.name for field in dataclasses.fields(METHODS[name])]  # type: ignore[arg-type]
     refuse_unknown(f"setting of the method {name}", settings, fields, remedy="List them with `tospike methods`.")

@@ -1,7 +1,0 @@
-"""Let ``python -m tospike.cli`` do what ``tospike`` does."""
-
-import sys
-
-from tospike.cli import main
-
-sys.exit(main())
