@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import tospike as ts
 from parts.test_scales import site
@@ -186,3 +187,32 @@ def test_all_clips_at_once_find_what_trying_each_finds(levels):
             for s in shares
         ]
         assert found == pytest.approx(shares[np.argmin(costs)] * largest, rel=1e-5)
+
+
+@pytest.mark.parametrize("levels", [100, 496, 5000])
+def test_more_levels_than_values_clip_at_the_largest(levels):
+    z = torch.rand(64, 3, generator=torch.Generator().manual_seed(0))
+    scale = MinimalError(site((3,)), "channel", levels)
+    scale(z)
+    torch.testing.assert_close(scale.threshold(), z.amax(0), rtol=0.05, atol=0.0)
+    few = MinimalError(site((3,)), "channel", levels)
+    few(z[:63])
+    with pytest.raises(CalibrationError, match="at least 64"):
+        few.threshold()
+
+
+def test_a_branch_behind_a_global_pool_is_calibrated_for_many_steps():
+    torch.manual_seed(0)
+    pooled = nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Conv2d(4, 4, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
+    x = torch.rand(100, 1, 8, 8)
+    snn = ts.convert(pooled.eval(), ts.Auto(time_steps=16), calibration=[x], progress=False)
+    y = pooled(x)
+    assert (snn(x, time_steps=16) - y).norm() < 0.05 * y.norm()

@@ -112,10 +112,9 @@ class Chunk:
         silence = model.silence if written is torch.uint8 else 0
         limits = _constants(_limits(neuron, silence, getattr(other, "zero", 0)), dtype, device)
         per_step = _constants(_per_step(neuron, state.steps, steps), dtype, device).view(-1, 4)
-        out, potential = layout.empty(steps, written), layout.empty(1, dtype)
-        sent = layout.empty(1 if flags.remembers else 0, dtype)
-        after = State(state.steps + steps, potential[0], sent[0] if flags.remembers else None, state.start)
-        out_row, potential_row, sent_row = (_flat(layout.inside(x)) for x in (out, potential, sent))
+        (out_row, out), (potential_row, potential) = layout.empty(steps, written), layout.empty(1, dtype)
+        sent_row, sent = layout.empty(1, dtype) if flags.remembers else (nothing[0], None)
+        after = State(state.steps + steps, potential[0], None if sent is None else sent[0], state.start)
         return cls(
             layout.cells, steps, state.steps, flags, limits, per_step, layout.stream(currents), added, tuple(parameters), bias,
             out_row, potential_row, sent_row, out, after,
@@ -135,22 +134,25 @@ class _Layout:
         order = sorted(range(len(strides)), key=lambda d: -strides[d])  # stable: what is equal stays
         self.sizes = tuple(currents.shape[1:])
         self.axes = (0, *(d + 1 for d in order))  # of one step
+        self.back = (
+            0,
+            *(self.axes.index(d) + 1 for d in range(len(self.axes))),
+        )  # from the order of memory to that of the currents
         self.cells = math.prod(self.sizes)
         self.dtype, self.device = dtype, currents.device
-
-    @property
-    def nothing(self) -> Parameter:
-        """What stands for a parameter or a current that there is not."""
-        return torch.empty(0, dtype=self.dtype, device=self.device), 1
+        self.nothing = (
+            torch.empty(0, dtype=dtype, device=self.device),
+            1,
+        )  # for a parameter or a current that there is not
 
     def inside(self, x: Tensor) -> Tensor:
         """Return a chunk ``[T, N, ...]`` with its axes as they lie in memory."""
         return x.permute(0, *(d + 1 for d in self.axes))
 
-    def empty(self, steps: int, dtype: torch.dtype) -> Tensor:
-        """Return a chunk ``[T, N, ...]`` that lies in this order."""
-        made = torch.empty((steps, *(self.sizes[d] for d in self.axes)), dtype=dtype, device=self.device)
-        return made.permute(0, *(self.axes.index(d) + 1 for d in range(len(self.axes))))
+    def empty(self, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return room for a chunk, as one row and as ``[T, N, ...]`` that lies in this order."""
+        row = torch.empty(steps * self.cells, dtype=dtype, device=self.device)
+        return row, row.view(steps, *(self.sizes[d] for d in self.axes)).permute(self.back)
 
     def stream(self, x: Tensor) -> Parameter:
         """Return a chunk as one row of numbers, and where the next step is: at 0 for what is constant in time."""

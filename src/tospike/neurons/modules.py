@@ -196,7 +196,8 @@ class Neuron(nn.Module):
         return self._gained(self._level(self.threshold))
 
     def _level(self, like: Tensor) -> Tensor:
-        return self.threshold.to(like.dtype) * self.model.finest
+        theta = self.threshold.to(like.dtype)
+        return theta if self.model.finest == 1.0 else theta * self.model.finest
 
     def count(self, current: Tensor, time_steps: int) -> Tensor:
         """Return what synchronous neurons count in their current; see `tospike.neurons.codes.count`.

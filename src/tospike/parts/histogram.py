@@ -19,6 +19,7 @@ from tospike.parts.scales import Granularity, Scale
 
 BINS = 1024
 PER_SITE, PER_THRESHOLD = 2**16, 2**12  # values of a batch that are enough for histograms, whichever is more
+ENOUGH = 64  # values whose largest say where to clip, however many levels there are: behind a global pool each sample gives but one
 SHARE = 2**17  # values from which one more thread pays
 TINY = torch.finfo(torch.float32).tiny
 CANDIDATES = 160  # clips that are tried, from 1/50 of the largest activation up to it, equally far apart in logarithm
@@ -174,13 +175,13 @@ class MinimalError(Scale):
         """Return θ for the distribution seen so far.
 
         Raises:
-            CalibrationError: Fewer activations were seen than there are levels.
+            CalibrationError: Fewer activations were seen than there are levels, and than the tail of a distribution takes.
         """
-        seen = int(processes.total(torch.tensor(self.seen, device=self.top.device)))
-        if seen < self.levels:
+        seen, enough = int(processes.total(torch.tensor(self.seen, device=self.top.device))), min(self.levels, ENOUGH)
+        if seen < enough:
             raise CalibrationError(
                 "Too few calibration data for a histogram", where=f"Site {self.site.name} ({self.site.operation.where})",
-                got=f"{seen} activations for each threshold", expected=f"at least {self.levels}, the number of levels",
+                got=f"{seen} activations for each threshold", expected=f"at least {enough}",
                 remedy="Calibrate on more samples: raise batches=, or let the loader yield more.",
             )  # fmt: skip
         return best_clip(processes.total(self.mass), self.top, self.levels).reshape(self.theta.shape) / self.reach
