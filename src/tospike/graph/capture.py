@@ -78,12 +78,14 @@ class Capture:
         graph: The captured network, a copy in eval mode that shares nothing with the original.
         inputs: Names of the inputs, in the order of `forward`.
         example: The inputs that the network was captured with.
+        outputs: What the network makes of them.
         problems: What stands in the way of a conversion; operations first seen first.
     """
 
     graph: fx.GraphModule
     inputs: tuple[str, ...]
     example: Inputs
+    outputs: Any
     problems: list[Problem] = field(default_factory=list)
 
     def operations(self) -> Iterator[tuple[fx.Node, Operation]]:
@@ -128,8 +130,8 @@ def capture(ann: nn.Module, example: Any) -> Capture:
     names = input_names(ann, example)
     inputs, _ = split_batch(example if isinstance(example, dict) else (list(_as_tuple(example)),), names)
     copied = copy.deepcopy(ann).eval()
-    run_network(copied, names, inputs)  # a network that fails on the example says so here, in its own words
-    captured = Capture(trace(copied, names), names, inputs, _weight_problems(copied))
+    outputs = run_network(copied, names, inputs)  # a network that fails on the example says so here, in its own words
+    captured = Capture(trace(copied, names), names, inputs, outputs, _weight_problems(copied))
     _annotate(captured)
     return captured
 
