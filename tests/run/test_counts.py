@@ -220,8 +220,8 @@ def test_smooth_activations_are_named():
 @pytest.mark.parametrize("layer", [nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.ConvTranspose2d(2, 3, 3, 2, 1)], ids=str)
 def test_when_every_input_is_a_spike_there_are_as_many_operations_as_multiply_adds(layer):
     ann = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), layer, nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
-    for weights in (ann[0].weight, ann[0].bias):
-        nn.init.ones_(weights)
+    for weights in (ann[0].weight, ann[0].bias, layer.weight, layer.bias):
+        nn.init.ones_(weights)  # nothing is silent
     x = torch.rand(3, 1, 6, 6)
     ann(x)
     counts = run(ts.convert(ann.eval(), ts.RobustNorm(percentile=1.0), calibration=[x]), x + 1, 4)
