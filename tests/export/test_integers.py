@@ -74,8 +74,12 @@ def test_bits_out_of_range_are_refused(bits):
     [(nn.MaxPool2d(2), True), (nn.AvgPool2d(2), True), (nn.AvgPool2d(3, 2, 1), False), (nn.MaxPool2d(3, 2, 1), True)],
 )
 @pytest.mark.parametrize(
-    "method", [ts.Ternary(time_steps=8), ts.LightCalibration(8), ts.Auto(8), ts.Auto(8, spikes="binary")]
-)
+    "method",
+    [
+        ts.Ternary(time_steps=8), ts.LightCalibration(8), ts.Auto(8, step_biases=False),
+        ts.Auto(8, spikes="binary", step_biases=False),
+    ],
+)  # fmt: skip
 def test_a_bias_behind_a_pool_is_counted_once(pool, absorbed, method):
     torch.manual_seed(0)
     x = torch.rand(64, 1, 8, 8)
@@ -92,3 +96,17 @@ def test_a_bias_behind_a_pool_is_counted_once(pool, absorbed, method):
         if layer.bias is not None and layer.drives:
             module = integers.snn.graph.get_submodule(layer.name)
             assert torch.equal(module.bias, module.bias.round())
+
+
+@pytest.mark.parametrize("spikes", ["binary", "ternary", "graded"])
+def test_biases_of_every_step_are_integers_too(spikes):
+    torch.manual_seed(0)
+    x = torch.rand(64, 1, 8, 8)
+    ann = nn.Sequential(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)).eval()
+    integers = ts.to_integers(
+        ts.fold(ts.convert(ann, ts.Auto(8, spikes=spikes), calibration=[x], progress=False)), bits=16
+    )
+    (neuron,) = (module for module in integers.snn.modules() if isinstance(module, Neuron))
+    assert neuron.bias.shape[0] == 8
+    assert torch.equal(neuron.bias, neuron.bias.round())
+    assert integers.agreement(x, time_steps=8).same_answer > 0.95

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import tospike as ts
-from tospike.errors import OptionError
+from tospike.errors import ExportError, OptionError
 from tospike.methods.trained import Trained
 from tospike.neurons import Neuron, NeuronModel
 from tospike.parts.activations import ClipFloorShift
@@ -42,6 +42,18 @@ def test_auto_keeps_to_the_kind_of_spikes_and_the_contract(spikes, steps):
     assert method.parts().neuron.spikes == spikes
     assert (2 if method.parts().neuron.signed else 1) * method.parts().neuron.capacity + 1 <= 15
     check_method(method, time_steps=steps, error={1: 0.8, 2: 0.6, 8: 0.4}[steps])
+
+
+@pytest.mark.parametrize(("spikes", "steps", "biases"), [("binary", 2, 2), ("ternary", 8, 8), ("graded", 4, 4)])
+def test_auto_has_a_bias_for_every_step_unless_told_otherwise(spikes, steps, biases, tmp_path):
+    ann, x = _Residual().eval(), torch.randn(32, 1, 8, 8)
+    for wanted, step_biases in ((biases, True), (1, False)):
+        snn = ts.convert(ann, ts.Auto(steps, 2, 2, spikes=spikes, step_biases=step_biases), calibration=[x])
+        assert {len(neuron.bias) for neuron in snn.modules() if isinstance(neuron, Neuron)} == {wanted}
+        if spikes == "binary" and step_biases:
+            pytest.importorskip("nir")
+            with pytest.raises(ExportError, match="step_biases=False"):
+                ts.export_nir(snn, tmp_path / "net.nir", alone=False)
 
 
 def test_auto_keeps_the_code_that_comes_closer():

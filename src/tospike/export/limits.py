@@ -41,7 +41,7 @@ def neuron_problems(snn: SNN, target: str, *, steps: bool = False) -> list[Probl
                                     expected="no pre-run", remedy="Convert by a method without one, e.g. ts.LTB()."))  # fmt: skip
         if neuron.bias is not None and len(neuron.bias) > 1 and not steps:
             problems.append(Problem(f"{target} knows no currents that differ from step to step", where=where, got=f"{len(neuron.bias)} biases",
-                                    expected="one bias", remedy="Convert without step biases, e.g. by ts.LightCalibration(time_steps=8)."))  # fmt: skip
+                                    expected="one bias", remedy="Convert without them: step_biases=False of ts.Auto, or ts.LightCalibration."))  # fmt: skip
     return problems
 
 

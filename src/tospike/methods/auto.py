@@ -13,7 +13,6 @@ from tospike.parts.refiners import ChannelBias, Potential, Refiner, StepBias
 
 Spikes = Literal["binary", "ternary", "graded"]
 SPIKES: tuple[Spikes, ...] = ("binary", "ternary", "graded")
-MANY_STEPS = 16  # from here on a bias for every step is worth more than a potential for every neuron
 LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
 
 
@@ -22,15 +21,17 @@ LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
 class Auto(Corrected):
     """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
 
-    Binary: integrate-and-fire, weights fitted to converted inputs; up to T = 15 a bias per channel and a potential per neuron,
-    from T = 16 on a bias per channel and step. Ternary: signed neurons, weights fitted, a bias per channel; phase code, finer in front
-    than behind, or the code that fits each layer best, whichever comes closer to the ANN on the calibration data. Graded: 15 levels
-    per step, without corrections; from T = 2 on signed and in phase code of ratio 1/2, whose first step reaches all activations.
+    Binary: integrate-and-fire, weights fitted to converted inputs, a bias per channel and step. Ternary: signed neurons, weights and
+    biases as with binary ones; phase code, finer in front than behind, or the code that fits each layer best, whichever comes closer to
+    the ANN on the calibration data. Graded: 15 levels per step; from T = 2 on signed and in phase code of ratio 1/2, whose first step
+    reaches all activations, with weights and biases as above.
 
     Attributes:
         time_steps: T that will be run.
         spikes: What one step of a neuron may carry: ``"binary"``, ``"ternary"`` or ``"graded"``.
         code: Of ternary spikes: ``"taper"`` (see `tospike.parts.phase.Taper`), ``"fit"`` (`FitCode`), ``"rate"``; None tries the first two.
+        step_biases: Whether biases may differ from step to step. Without, there is one per channel, as chips and NIR files know it, and binary
+            neurons have a potential each; this loses more.
         batches: Calibration batches for the thresholds.
         refine_batches: Calibration batches for the corrections.
 
@@ -44,6 +45,7 @@ class Auto(Corrected):
     time_steps: int = 8
     spikes: Spikes = "ternary"
     code: Literal["taper", "fit", "rate"] | None = None
+    step_biases: bool = True
 
     def limits(self) -> tuple[Rule, ...]:
         """Return the rules of the settings."""
@@ -51,6 +53,7 @@ class Auto(Corrected):
         return (
             *super().limits(),
             ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"),
+            ("step_biases", self.step_biases, isinstance(self.step_biases, bool), "True or False", True),
             ("code", self.code, self.code in codes, f"one of {codes} with {self.spikes} spikes", None),
         )
 
@@ -75,14 +78,14 @@ class Auto(Corrected):
         )  # fmt: skip
 
     def _choice(self) -> tuple[NeuronModel, tuple[Refiner, ...]]:
+        bias = StepBias() if self.step_biases else ChannelBias()
         if self.spikes == "binary":
-            late = (Reconstruct(), StepBias())
-            return NeuronModel(), late if self.time_steps >= MANY_STEPS else (Reconstruct(), ChannelBias(), Potential())
+            return NeuronModel(), (Reconstruct(), bias) if self.step_biases else (Reconstruct(), bias, Potential())
         if self.spikes == "ternary":
             if self.code == "rate":
-                return NeuronModel(signed=True), (Reconstruct(), ChannelBias())
+                return NeuronModel(signed=True), (Reconstruct(), bias)
             choice = FitCode() if self.code == "fit" else Taper()
-            return NeuronModel(signed=True, code="phase"), (Reconstruct(), choice, ChannelBias())
+            return NeuronModel(signed=True, code="phase"), (Reconstruct(), choice, bias)
         if self.time_steps == 1:  # there is nothing to take back
             return NeuronModel(capacity=LEVELS - 1), ()
-        return NeuronModel(capacity=LEVELS // 2, signed=True, code="phase", ratio=0.5), ()
+        return NeuronModel(capacity=LEVELS // 2, signed=True, code="phase", ratio=0.5), (Reconstruct(), bias)
