@@ -218,3 +218,20 @@ def test_a_failed_conversion_leaves_the_network_as_it_was():
     assert ann.training
     assert all(torch.equal(value, before[key]) for key, value in ann.state_dict().items())
     assert not any(module._forward_hooks for module in ann.modules())
+
+
+def test_problems_of_one_kind_are_told_once_with_their_places():
+    smooth = nn.Sequential(
+        *[layer for _ in range(6) for layer in (nn.Linear(3, 3), nn.GELU())],
+        nn.Linear(3, 3),
+        nn.SiLU(),
+        nn.Linear(3, 3),
+    )
+    with pytest.raises(UnsupportedOperationError) as caught:
+        ts.convert(smooth, ts.LTB(), calibration=[X])
+    said = str(caught.value)
+    assert len(caught.value.problems) == 7
+    assert said.count("gelu is smooth") == 1
+    assert all(f"{place} (gelu)" in said for place in (1, 3, 5, 7))
+    assert "2 more like these" in said
+    assert "13 (silu)" in said

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import fx, nn
 
-from tospike.errors import OptionError, Problem
+from tospike.errors import OptionError, Problem, merged
 from tospike.graph.batches import Inputs
 from tospike.graph.capture import Capture, Operation, Site, capture
 from tospike.graph.rewrite import Analog, rewrite, support_problems
@@ -73,7 +73,7 @@ class SupportReport:
             cells = (site.name + note, _kind(site), " x ".join(map(str, site.shape)), source)
             table.add_row(*cells[: len(table.columns)])
         console.print(table)
-        for number, problem in enumerate(self.problems, 1):
+        for number, problem in enumerate(merged(self.problems), 1):
             console.print(f"{number}. {problem}", markup=False)
         added = f", {self.neurons_added:,} of them pooled copies" if self.neurons_added else ""
         console.print(f"{self.neurons:,} neurons{added}.")

@@ -7,9 +7,11 @@ problems collects them and raises once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import NamedTuple
+
+SHOWN = 4  # places of problems of one kind
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,29 @@ class Problem:
         return "\n".join([self.what, *(f"  {label}: {text}" for label, text in parts if text)])
 
 
+def merged(problems: Iterable[Problem]) -> list[Problem]:
+    """Return problems that differ in nothing but their places as one, which names the first places and counts the others.
+
+    Example:
+        >>> [problem.where for problem in merged(Problem("It is smooth", where=name) for name in "abcdef")]
+        ['a; b; c; d; 2 more like these']
+    """
+    places: dict[Problem, list[str]] = {}
+    for problem in problems:
+        places.setdefault(replace(problem, where=""), []).append(problem.where)
+    found = []
+    for problem, where in places.items():
+        more = [f"{len(where) - SHOWN} more like these"] if len(where) > SHOWN else []
+        found.append(replace(problem, where="; ".join(filter(None, where[:SHOWN] + more))))
+    return found
+
+
 class TospikeError(Exception):
     """Base of every error that the library raises on purpose.
 
     Args:
         what: What failed.
-        problems: The single problems, when a stage found several of them.
+        problems: The single problems, when a stage found several of them; the message has them `merged`.
         where, got, expected, remedy: See `Problem`.
 
     Example:
@@ -64,7 +83,9 @@ class TospikeError(Exception):
     ) -> None:
         self.problem = Problem(what, where, got, expected, remedy)
         self.problems = tuple(problems)
-        numbered = (f"{number}. {problem}".replace("\n", "\n   ") for number, problem in enumerate(self.problems, 1))
+        numbered = (
+            f"{number}. {problem}".replace("\n", "\n   ") for number, problem in enumerate(merged(self.problems), 1)
+        )
         super().__init__("\n".join([str(self.problem), *(f"  {text}".replace("\n", "\n  ") for text in numbered)]))
 
 
