@@ -18,7 +18,7 @@ from tospike.graph.rewrite import Analog, rewrite, support_problems
 from tospike.graph.walk import site_nodes
 
 EXAMPLE_SAMPLES = (
-    2  # a network is captured on no more: every value in it is kept and compared, and one alone is squeezed away
+    2  # every value of a network is kept and compared; with one sample, squeeze() would take the batch axis away
 )
 
 

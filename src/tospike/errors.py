@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import NamedTuple
 
-SHOWN = 4  # places of problems of one kind
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -39,20 +37,16 @@ class Problem:
 
 
 def merged(problems: Iterable[Problem]) -> list[Problem]:
-    """Return problems that differ in nothing but their places as one, which names the first places and counts the others.
+    """Return problems that differ in nothing but their places as one, which names all of these.
 
     Example:
-        >>> [problem.where for problem in merged(Problem("It is smooth", where=name) for name in "abcdef")]
-        ['a; b; c; d; 2 more like these']
+        >>> [problem.where for problem in merged(Problem("It is smooth", where=name) for name in "abc")]
+        ['a; b; c']
     """
     places: dict[Problem, list[str]] = {}
     for problem in problems:
         places.setdefault(replace(problem, where=""), []).append(problem.where)
-    found = []
-    for problem, where in places.items():
-        more = [f"{len(where) - SHOWN} more like these"] if len(where) > SHOWN else []
-        found.append(replace(problem, where="; ".join(filter(None, where[:SHOWN] + more))))
-    return found
+    return [replace(problem, where="; ".join(filter(None, where))) for problem, where in places.items()]
 
 
 class TospikeError(Exception):

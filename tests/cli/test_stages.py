@@ -282,6 +282,20 @@ def test_a_page_does_not_mix_an_snn_with_the_result_of_another(here, capsys):
     assert main(["report", "runs/mine"]) == 0
 
 
+def test_an_interrupted_command_leaves_no_outcome_of_an_snn_that_was_replaced(here, capsys, monkeypatch):
+    answer(capsys, *CONVERT)
+    answer(capsys, "evaluate", "runs/mine", "--time_steps", "2")
+    answer(capsys, *CONVERT[:3], "--method", "rmp", "--data", "digits", "--force")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ts, "evaluate", interrupted)
+    assert main(["evaluate", "runs/mine", "--time_steps", "2"]) == 130
+    assert main(["report", "runs/mine"]) == 2
+    assert "holds no result" in capsys.readouterr().err
+
+
 def test_what_cannot_be_run_leaves_the_record_of_what_was(here, capsys):
     answer(capsys, *CONVERT)
     answer(capsys, "evaluate", "runs/mine", "--time_steps", "2")

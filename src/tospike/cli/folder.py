@@ -52,7 +52,7 @@ class Folder:
     def source(self, command: str) -> str:
         """Return the hash of what a command was run on; empty if its record states none."""
         file = self.path / f"{command}.yaml"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
         return next((line.removeprefix(OF) for line in lines if line.startswith(OF)), "")
 
     def is_done(self, command: str, options: dict[str, Any], force: bool, output: str, source: str = "") -> bool:
@@ -78,8 +78,13 @@ class Folder:
             )  # fmt: skip
         return bool(before) and not force and self.source(command) == source and (self.path / output).exists()
 
-    def begin(self, command: str) -> None:
-        """Take the record of a command away, whose output is about to be replaced."""
+    def begin(self, command: str, output: str, source: str = "") -> None:
+        """Take the record of a command away, whose output is about to be replaced, and the output too if it is of another source.
+
+        An interrupted command then leaves nothing behind that looks like the output of what is there now.
+        """
+        if self.source(command) != source:
+            (self.path / output).unlink(missing_ok=True)
         (self.path / f"{command}.yaml").unlink(missing_ok=True)
 
     def done(self, command: str, options: dict[str, Any], source: str = "") -> None:

@@ -83,7 +83,7 @@ def convert(
     snn = ts.convert(
         ann, chosen, calibration=calibration, analog="auto" if analog == ["auto"] else analog or (), seed=seed
     )
-    folder.begin("convert")
+    folder.begin("convert", ARCHIVE)
     ts.save(snn, folder.path / ARCHIVE, force=True)
     folder.done("convert", {"network": network, "out": out, **options})
     console.print(f"Written: {folder.path / ARCHIVE}. Next: tospike evaluate {out}", highlight=False)
@@ -213,7 +213,7 @@ def evaluate(
     else:
         found, ann = subject.data(), subject.ann()
         task, reference = (found.task, None) if ann is None else found.task.bind(ann)
-        subject.folder.begin("evaluate")
+        subject.folder.begin("evaluate", RESULT, subject.hash)
         result = ts.evaluate(
             subject.snn(),
             _batches(found, samples, batch_size),
@@ -293,7 +293,7 @@ def diagnose(
         source = subject.data()
         task, simulated = source.task.bind(ann)
         batches = _batches(source, samples, batch_size)
-        subject.folder.begin("diagnose")
+        subject.folder.begin("diagnose", DIAGNOSIS, subject.hash)
         found = ts.diagnose(subject.snn(), simulated, batches, task=task, time_steps=time_steps, delay=delay)
         found.save(path)
         subject.folder.done("diagnose", options, subject.hash)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tospike.errors import require
+from tospike.errors import require, require_type
 from tospike.export.folded import Folded, aligned, synapses
 from tospike.export.folding import InUnits
 from tospike.export.units import Scale, axes, rescaled, sample_shape
@@ -112,7 +112,7 @@ def to_integers(folded: Folded, *, bits: int = 8) -> Integers:
         bits: Of weights (signed) and thresholds (unsigned). Biases and potentials take more.
 
     Raises:
-        OptionError: `bits` is out of range.
+        OptionError: `bits` is out of range, or what is given is no folded SNN.
 
     Source: none; the formula is the plain one. Differs from chips in: inputs of the first layer stay analog.
 
@@ -124,6 +124,7 @@ def to_integers(folded: Folded, *, bits: int = 8) -> Integers:
         >>> bool(integers.thresholds["1"].max() <= 255), integers.layers[0].weight.dtype, integers.layers[0].loss < 0.05
         (True, torch.int32, True)
     """
+    require_type("folded", folded, Folded, "a folded SNN", "Pass ts.fold(snn).")
     require("the integers", ("bits", bits, isinstance(bits, int) and 2 <= bits <= 16, "an integer from 2 to 16", 8))
     snn = copy.deepcopy(folded.snn)
     graph, layers = snn.graph, []

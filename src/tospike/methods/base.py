@@ -277,6 +277,7 @@ def method(name: str, **settings: Any) -> Method:
         >>> ts.method("ltb", batches=100).batches
         100
     """
+    require_type("name", name, str, "the name of a method", 'Pass e.g. "ltb"; list them with `tospike methods`.')
     name = registered(name, METHODS)
     refuse_unknown("method", name, sorted(METHODS), remedy="List them with `tospike methods`.")
     fields = [field.name for field in dataclasses.fields(METHODS[name])]  # type: ignore[arg-type]
