@@ -155,10 +155,10 @@ class Energy:
         figures = f"{self.prices.name}: {self.prices.multiply_add:g} pJ per multiply-add, {self.prices.synaptic_operation:g} pJ per synaptic operation"
         spikes = _listed(f"{n:.3g} at T={t}" for t, n in self.spikes_per_synapse.items())
         return [
-            f"The ANN takes {_joules(self.ann)} for one {self.per}, {self.ann_frames_per_watt:.4g} FPS/W ({figures}).",
+            f"The ANN takes {_joules(self.ann)} for one {self.per}, {rounded(self.ann_frames_per_watt)} FPS/W ({figures}).",
             *self.verdict(),
             f"Spikes pay up to {self.break_even:.3g} per synapse and {self.per}; there are {spikes}.",
-            *(f"SOP{share}, the synaptic operations at the first T above {share} % of the reference: {n:.4g}."
+            *(f"SOP{share}, the synaptic operations at the first T above {share} % of the reference: {rounded(n)}."
               for share, n in ((90, self.sop90), (95, self.sop95)) if n is not None),
             self._left_out(), *self.notes,
         ]  # fmt: skip
@@ -193,12 +193,12 @@ class Energy:
         )
         for column in ("", self.headline, *PARTS, "total", "of the ANN", "FPS/W", "spikes per synapse"):
             shown.add_column(column, justify="right" if column else "left")
-        ann = f"{self.ann_frames_per_watt:.4g}"
+        ann = rounded(self.ann_frames_per_watt)
         shown.add_row("ANN", *[""] * (len(PARTS) + 1), _joules(self.ann), "1", ann, "")
         for t, parts in self.parts.items():
             shown.add_row(
                 f"SNN, T={t}", f"{self.curve[t]:.2f}", *(_joules(parts[part]) for part in PARTS), _joules(self.snn[t]),
-                f"{self.ratio[t]:.3g}", f"{self.snn_frames_per_watt[t]:.4g}", f"{self.spikes_per_synapse[t]:.3g}",
+                f"{self.ratio[t]:.3g}", rounded(self.snn_frames_per_watt[t]), f"{self.spikes_per_synapse[t]:.3g}",
             )  # fmt: skip
         return shown
 
@@ -297,6 +297,17 @@ def _name(place: str) -> str:
 def _listed(texts: Iterable[str]) -> str:
     *first, last = texts
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def rounded(value: float) -> str:
+    """Write a number with four digits, thousands apart.
+
+    Example:
+        >>> rounded(25251.7), rounded(0.71828)
+        ('25,250', '0.7183')
+    """
+    short = f"{value:.4g}"
+    return f"{float(short):,.0f}" if 1000 <= abs(value) < math.inf else short
 
 
 def _joules(value: float) -> str:

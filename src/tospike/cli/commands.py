@@ -73,7 +73,7 @@ def demo(out: str = "runs/demo", dataset: str = "auto", batches: int = 200, samp
     console.print(f"Curve: {picture}   Report: {page}   Results: {out}/*.json", highlight=False)
     console.print("Next: `tospike check fashion-resnet20`, `tospike methods`, or convert your own in three lines:")
     console.print(
-        "  import tospike as ts\n  snn = ts.convert(ann, ts.LTB(), calibration=loader)\n  y = snn(x, time_steps=32)",
+        "  import tospike as ts\n  snn = ts.convert(ann, ts.Auto(time_steps=8), calibration=loader)\n  y = snn(x, time_steps=8)",
         markup=False,
     )
     return 0

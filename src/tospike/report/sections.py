@@ -13,7 +13,7 @@ import torch
 import vl_convert
 
 from tospike.diagnosis import Diagnosis
-from tospike.energy import Energy
+from tospike.energy import Energy, rounded
 from tospike.report import charts
 from tospike.result import Result
 from tospike.run.network import Conversion
@@ -122,11 +122,11 @@ def energies(results: Mapping[str, Result], costs: Mapping[str, Energy]) -> list
     rows = []
     for label, cost in costs.items():
         rows.append(
-            [f"ANN of {label}", "", "", "", f"{1e6 * cost.ann:.4g}", "1", f"{cost.ann_frames_per_watt:.4g}", ""]
+            [f"ANN of {label}", "", "", "", f"{1e6 * cost.ann:.4g}", "1", rounded(cost.ann_frames_per_watt), ""]
         )
         rows += [
             [f"{label}, T = {t}", f"{results[label].curve[t]:.2f}", str(results[label].latency.get(t, t)), f"{results[label].spikes_per_neuron[t]:.3f}",
-             f"{1e6 * joules:.4g}", f"{cost.ratio[t]:.3g}", f"{cost.snn_frames_per_watt[t]:.4g}", f"{cost.spikes_per_synapse[t]:.3g}"]
+             f"{1e6 * joules:.4g}", f"{cost.ratio[t]:.3g}", rounded(cost.snn_frames_per_watt[t]), f"{cost.spikes_per_synapse[t]:.3g}"]
             for t, joules in cost.snn.items()
         ]  # fmt: skip
     head = [
