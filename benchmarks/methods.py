@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import tospike as ts
-from common import Rows, fashion_mnist, made_by
+from common import BATCH, Rows, fashion_mnist, made_by
 from tospike import zoo
 from tospike.neurons import NeuronModel
 from tospike.parts.phase import Taper
@@ -27,6 +27,7 @@ from tospike.run.work import multiply_adds
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
 PRE_STEPS = 4
 FIXED, MADE = 100, 15  # calibration batches for thresholds: of methods that are not made for a T, and of those that are
+ITERATIONS = 300  # of gradient descent, in the rows that have it
 NETWORK = "fashion-resnet20-relu"
 
 
@@ -38,6 +39,11 @@ def refine(t):
 def levels_15(t):
     """Return a neuron of 15 levels in rate code: with signs, or without where there is but one step."""
     return NeuronModel(capacity=14) if t == 1 else NeuronModel(capacity=7, signed=True)
+
+
+def descending(spikes):
+    """Return Auto with gradient descent on the batches that the others measure thresholds on, as a function of T."""
+    return lambda t: ts.Auto(t, MADE, refine(t), spikes=spikes, iterations=ITERATIONS)
 
 
 def every():
@@ -67,10 +73,17 @@ def every():
         "Group, 4 members": lambda t: ts.Group(t, batches=MADE),
         "Harmony, n = 4": lambda t: ts.Harmony(t, batches=MADE),
         "Differential, n = 4": lambda t: ts.Differential(t, batches=MADE),
+        **{f"Auto {spikes}, descent": descending(spikes) for spikes in ("binary", "ternary", "graded")},
         "15 levels, rate code": lambda t: ts.Ternary(t, MADE).using(neuron=levels_15(t), refiners=()),
         "Auto graded": lambda t: ts.Auto(t, MADE, refine(t), spikes="graded"),
     }
     return {label: (lambda _, method=method: method) for label, method in fixed.items()} | made, set(fixed)
+
+
+def seen(conversion):
+    """Return how many different images a conversion looked at."""
+    descended = 0 if conversion.descended is None else conversion.descended.samples
+    return max(conversion.calibration_samples, min(descended, FIXED * BATCH))
 
 
 def figures(result, t, snn):
@@ -79,7 +92,7 @@ def figures(result, t, snn):
     return {
         "score": result.curve[t], "ann": result.reference, "spikes": result.spikes_per_neuron[t], "operations": result.operations[t],
         "latency": result.latency[t], "levels": neuron.counts(t - neuron.pre_steps), "kind": neuron.spikes, "code": neuron.code,
-        "sizes": neuron.sizes * (2 if neuron.signed else 1), "images": snn.conversion.calibration_samples, "synchronous": neuron.synchronous,
+        "sizes": neuron.sizes * (2 if neuron.signed else 1), "images": seen(snn.conversion), "synchronous": neuron.synchronous,
     }  # fmt: skip
 
 
@@ -265,7 +278,8 @@ def main():
     if options.table == "ablation":
         methods, fixed = parts_of_auto(), set()
     if options.table == "auto":
-        methods = {label: methods[label] for label in ("LTB", "Auto binary", "Auto ternary", "Auto graded")}
+        labels = [f"Auto {spikes}{more}" for more in ("", ", descent") for spikes in ("binary", "ternary", "graded")]
+        methods = {label: methods[label] for label in ("LTB", *labels)}
     for seed in options.seeds:
         calibration, scored = fashion_mnist(samples, FIXED, seed)
         wanted = {
@@ -283,7 +297,8 @@ def main():
     text = [
         f"Fashion-MNIST ResNet-20 (`{NETWORK}`), the first {samples:,} test images; points of top-1 below the same ANN, mean ± standard",
         "deviation over the orders of calibration images that were run. T counts every simulated step. Methods are made for each T, but those that",
-        "do not know T. Levels of one step: what a spike can be, both signs. Waits: each layer waits for all T steps of the layer before, or for its",
+        f"do not know T. Descent: {ITERATIONS} iterations of gradient descent on unlabelled calibration batches, behind all else. Levels of one step:",
+        "what a spike can be, both signs. Waits: each layer waits for all T steps of the layer before, or for its",
         "pre-run. Spikes: per neuron for one image. SOP/MAC: synaptic operations of one image over the multiply-adds of the ANN's spiking layers.",
         made_by(f"python benchmarks/methods.py --table {options.table}"),
     ]  # fmt: skip

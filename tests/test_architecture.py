@@ -24,6 +24,8 @@ ORDER = [
     "calibrate",
     "prepare",
     "refine",
+    "differentiable",
+    "descend",
     "convert",
     "archive",
     "error_terms",

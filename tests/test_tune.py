@@ -73,7 +73,7 @@ def test_normalising_changes_nothing_before_training(ann, batches, name):
     network.normalise([{"x": x} for x, _ in batches])
     x = batches[0][0]
     torch.testing.assert_close(network.eval()(x), snn(x, time_steps=T), rtol=1e-3, atol=1e-3)
-    done = network.finished(Tuned({}, ts.History("top1")))
+    done = network.finished(tuned=Tuned({}, ts.History("top1")))
     torch.testing.assert_close(done(x, time_steps=T), snn(x, time_steps=T), rtol=1e-3, atol=1e-3)
 
 

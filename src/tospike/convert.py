@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from tospike import processes
 from tospike.calibrate import Calibration, calibrate, inputs_of
 from tospike.check import EXAMPLE_SAMPLES, rewritten
+from tospike.descend import descend
 from tospike.errors import (
     CalibrationError,
     ConversionError,
@@ -86,7 +87,7 @@ def convert(
     )
     chosen = method or _default_method(ann)
     parts = chosen.parts()
-    if calibration is None and (parts.calibration_batches != 0 or parts.refiners):
+    if calibration is None and (parts.calibration_batches != 0 or parts.refiners or parts.descent):
         raise CalibrationError(
             f"The method {chosen.name!r} measures thresholds on data", got="calibration=None",
             expected="an iterable of batches", remedy="Pass calibration=loader (training images, no labels needed).",
@@ -106,10 +107,13 @@ def convert(
     found = [
         _convert(ann, candidate, calibration, example, analog, seed, progress) for candidate in chosen.candidates()
     ]
-    if len(found) == 1:
+    if calibration is None:
         return found[0]
     with _seeded(seed):
-        return _nearest(ann, found, calibration, parts)
+        snn = _nearest(ann, found, calibration, parts)
+        if parts.descent is None:
+            return snn
+        return descend(snn, ann, parts.descent, calibration, parts.time_steps, progress=progress)
 
 
 def _convert(
@@ -164,9 +168,10 @@ def _convert(
 
 
 @torch.no_grad()
-def _nearest(ann: nn.Module, snns: Sequence[SNN], calibration: Iterable[Any] | None, parts: Parts) -> SNN:
+def _nearest(ann: nn.Module, snns: Sequence[SNN], calibration: Iterable[Any], parts: Parts) -> SNN:
     """Return the SNN whose output at the T of its method has the least squared error on the first calibration batches."""
-    assert calibration is not None  # candidates differ in what they measure
+    if len(snns) == 1:
+        return snns[0]
     network, errors = copy.deepcopy(ann).eval(), [0.0] * len(snns)
     for batch in cycle(calibration, min(parts.refine_batches, COMPARED)):
         inputs = move(split_batch(batch, snns[0].plan.inputs)[0], _device(ann))

@@ -1,42 +1,28 @@
-"""An SNN whose output has gradients, with trained thresholds, normalised layers, and the losses that compare it with its ANN."""
+"""An SNN that is tuned: normalised layers, gradients by time or by rate, and the losses that compare it with its ANN."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
-from torch.utils.checkpoint import checkpoint
 
 from tospike import processes
-from tospike.check import counterpart
+from tospike.differentiable import DifferentiableSNN, Teacher, relative_error
 from tospike.error_terms import wanted
 from tospike.errors import OptionError, TrainingError
 from tospike.graph.batches import Inputs
 from tospike.graph.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, affine, folded, is_weighted
-from tospike.graph.walk import module_of, site_nodes
-from tospike.methods.tuning import Part, Tuning
+from tospike.graph.walk import module_of
+from tospike.methods.tuning import Tuning
 from tospike.neurons.modules import Neuron
-from tospike.run.network import SNN, Tuned
+from tospike.run.network import SNN
 from tospike.run.nodes import Values, call
 from tospike.tasks import Classification, Task
 
 _CLASSIFICATION = Classification()
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-
-
-class _Positive(nn.Module):
-    """θ = softplus(ρ): no step of an optimiser can make a threshold zero or negative."""
-
-    def forward(self, rho: Tensor) -> Tensor:
-        return functional.softplus(rho).clamp_min(torch.finfo(rho.dtype).eps)
-
-    def right_inverse(self, theta: Tensor) -> Tensor:
-        return theta + torch.log(-torch.expm1(-theta))
 
 
 class _Normalised(nn.Module):
@@ -55,8 +41,8 @@ class _Normalised(nn.Module):
         return self.norm(self.layer(x))  # type: ignore[no-any-return]
 
 
-class TrainableSNN(nn.Module):
-    """An SNN whose output has gradients; the loss of its distillation is its penalty.
+class TrainableSNN(DifferentiableSNN):
+    """An SNN that is tuned; the loss of its distillation is its penalty.
 
     Args:
         snn: The SNN, which is copied.
@@ -67,43 +53,14 @@ class TrainableSNN(nn.Module):
     seen: Tensor
 
     def __init__(self, snn: SNN, tuning: Tuning, task: Task = _CLASSIFICATION) -> None:
-        super().__init__()
-        self.task = task
-        self.snn, self.tuning = copy.deepcopy(snn), tuning
-        self.plan = self.snn.plan
+        surrogate = tuning.surrogate if tuning.gradient == "time" else None
+        super().__init__(snn, tuning.time_steps, tuning.trained, surrogate, tuning.steps_per_call)
+        self.task, self.tuning = task, tuning
         self._named_inputs = self.plan.inputs
-        self.sites = site_nodes(self.graph)
-        self.neurons = {node: self._neuron(node) for node in self.sites}
         self.batches_in_all = 0
         self.register_buffer("seen", torch.tensor(0))
-        self.ann: tuple[fx.GraphModule, ...] = ()  # a tuple, so that it is no part of what is trained and saved
+        self.teacher: Teacher | None = None
         self.lacking: list[Tensor] = []
-        for neuron in self.neurons.values():
-            _train_neuron(neuron, tuning.trained)
-            neuron.surrogate = tuning.surrogate if tuning.gradient == "time" else None
-        self._choose()
-
-    @property
-    def graph(self) -> fx.GraphModule:
-        """The network with neurons at its Sites."""
-        return self.snn.graph
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.parameters()).device
-
-    def _neuron(self, node: fx.Node) -> Neuron:
-        neuron = module_of(self.graph, node)
-        assert isinstance(neuron, Neuron)
-        return neuron
-
-    def _choose(self) -> None:
-        """Switch gradients on for the parameters that are trained."""
-        for name, parameter in self.graph.named_parameters():
-            neurons = ".parametrizations." in name or name.endswith(".start")
-            part = "biases" if name.endswith("bias") else "weights"
-            parameter.requires_grad_(neurons or part in self.tuning.trained)
 
     @torch.no_grad()
     def normalise(self, batches: list[Inputs]) -> None:
@@ -140,23 +97,22 @@ class TrainableSNN(nn.Module):
             mean, square = processes.total(torch.stack(sums[path]).mean(0)) / processes.count()
             norm = kind(len(mean), device=mean.device, dtype=mean.dtype)
             self.graph.set_submodule(path, _Normalised(layer, norm, mean, (square - mean.square()).clamp_min(0.0)))
-        self._choose()
+        self.choose()
 
     def watch_ann(self, ann: nn.Module, example: Inputs) -> None:
         """Let the network learn from the ANN."""
-        ours = [node.meta["site"] for node in self.sites]
-        graph = counterpart(ann, example, ours)
-        if self.tuning.maps and not any(len(site.shape) > 1 for site in ours):
+        shapes = [node.meta["site"].shape for node in self.sites]
+        if self.tuning.maps and not any(len(shape) > 1 for shape in shapes):
             raise OptionError(
-                "No Site has a map", got=f"maps={self.tuning.maps}, Sites of shape {ours[0].shape}", expected="a network for images",
+                "No Site has a map", got=f"maps={self.tuning.maps}, Sites of shape {shapes[0]}", expected="a network for images",
                 remedy="Pass maps=0.0.",
             )  # fmt: skip
-        self.ann = (graph,)
+        self.teacher = Teacher(ann, example, self.snn)
 
     def train(self, mode: bool = True) -> TrainableSNN:
         """Switch training on or off; only the batch norms put in by `normalise` take part, by the statistics of whole runs."""
         super().train(mode)
-        whole = (self.tuning.steps_per_call or self.tuning.time_steps) >= self.tuning.time_steps
+        whole = self.steps_per_call >= self.time_steps
         ours = {id(module.norm) for module in self.modules() if isinstance(module, _Normalised)} if whole else set()
         for module in self.modules():
             if isinstance(module, BATCH_NORMS) and id(module) not in ours:
@@ -167,14 +123,19 @@ class TrainableSNN(nn.Module):
         """Return the mean output over T steps."""
         given = dict(zip(self._named_inputs, inputs, strict=True))
         if not self.training:
-            return self._by_time(given)[0]
-        by = self._by_time if self.tuning.gradient == "time" else self._by_rate
-        output, sent = by(given)
+            return self.by_time(given, set())[0]
+        output, sent = self._by_rate(given) if self.tuning.gradient == "rate" else self.by_time(given, self._compared())
         self.lacking += self._errors(sent)
-        if self.ann:
-            self.lacking += self._distilled(output, sent, self._of_ann(given))
+        if self.teacher is not None:
+            self.lacking += self._distilled(output, sent, *self.teacher(given))
         self.seen += 1
         return output
+
+    def _compared(self) -> set[fx.Node]:
+        """Return what the loss wants to see of a run through time: what enters and leaves the Sites, where it compares them."""
+        if not self.tuning.maps and not self.tuning.errors:
+            return set()
+        return {*self.sites, *(node.all_input_nodes[0] for node in self.sites)}
 
     def penalty(self) -> Tensor | None:
         """Return what the last forward pass adds to the loss, a scalar."""
@@ -182,44 +143,11 @@ class TrainableSNN(nn.Module):
         self.lacking = []
         return found
 
-    def _by_time(self, given: Inputs) -> tuple[Any, Values]:
-        """Step through time; return the output, and the means over time of what enters and leaves the Sites, where the loss needs them."""
-        steps, chunk = self.tuning.time_steps, self.tuning.steps_per_call or self.tuning.time_steps
-        keep: set[fx.Node] = set()
-        if self.training and (self.tuning.maps or self.tuning.errors):
-            keep |= {*self.sites, *(node.all_input_nodes[0] for node in self.sites)}
-        static = self.plan.prepare(given)
-        if self.snn.conversion.neuron.synchronous:
-            settled, _ = self.plan.settle(static, steps)
-            return self.plan.finish(static, {node: settled[node] for node in self.plan.carried}), settled
-        state: dict[str, Any] = {}
-        sums: Values = {}
-        for done in range(0, steps, chunk):
-            count = min(chunk, steps - done)
-            if chunk < steps and self.training:
-                found, state = checkpoint(self._advance, static, state, count, keep, use_reentrant=False)
-            else:
-                found, state = self._advance(static, state, count, keep)
-            sums = {node: sums[node] + value for node, value in found.items()} if sums else found
-        means = {node: value / steps for node, value in sums.items()}
-        return self.plan.finish(static, {node: means[node] for node in self.plan.carried}), static | means
-
-    def _advance(
-        self, static: Values, state: dict[str, Any], steps: int, keep: set[fx.Node]
-    ) -> tuple[Values, dict[str, Any]]:
-        """Return sums over a chunk of time, and the state behind it; the state before it is left as it is."""
-        sums, after = {}, dict(state)
-
-        def watch(node: fx.Node, _: Any, value: Any, count: int) -> None:
-            if node in keep:
-                sums[node] = value.unflatten(0, (count, -1)).sum(0)
-
-        carried = self.plan.step(static, after, steps, watch)
-        return sums | {node: value.sum(0) for node, value in carried.items()}, after
-
     def _by_rate(self, given: Inputs) -> tuple[Any, Values]:
         """Run on means whose values are those of the spikes, and whose gradients are those of clips."""
-        emitted = self._emitted(given)
+        with torch.no_grad():
+            _, means = self.by_time(given, set(self.sites))
+        emitted = {node: means[node] for node in self.sites}
         spiking = len(self.sites)
         if self.tuning.order == "front-first" and self.batches_in_all:
             spiking = int(self.seen) * (len(self.sites) + 1) // self.batches_in_all
@@ -243,35 +171,6 @@ class TrainableSNN(nn.Module):
         reach = neuron.model.reach(self.tuning.time_steps) * neuron.threshold
         return neuron.function(current).minimum(reach).maximum(-reach)  # type: ignore[no-any-return]
 
-    @torch.no_grad()
-    def _emitted(self, given: Inputs) -> Values:
-        """Return the mean emission of every Site."""
-        steps, static = self.tuning.time_steps, self.plan.prepare(given)
-        if self.snn.conversion.neuron.synchronous:
-            means, _ = self.plan.settle(static, steps)
-            return {node: means[node] for node in self.sites}
-        sums: Values = {}
-        state: dict[str, Any] = {}
-        chunk = self.tuning.steps_per_call or steps
-        for done in range(0, steps, chunk):
-            found, state = self._advance(static, state, min(chunk, steps - done), set(self.sites))
-            sums = {node: sums[node] + found[node] for node in self.sites} if sums else found
-        return {node: sums[node] / steps for node in self.sites}
-
-    @torch.no_grad()
-    def _of_ann(self, given: Inputs) -> Values:
-        """Return the output of the ANN, under the output node, and its activations at the Sites, under those of the SNN."""
-        (graph,) = self.ann
-        graph.to(self.device)
-        values: Values = {}
-        inputs = iter(given[name] for name in self._named_inputs)
-        for node in graph.graph.nodes:
-            values[node] = next(inputs) if node.op == "placeholder" else call(graph, node, values)
-        theirs = site_nodes(graph)
-        return {ours: values[other] for ours, other in zip(self.sites, theirs, strict=True)} | {
-            self.plan.tail[-1]: values[node]
-        }
-
     def _errors(self, means: Values) -> list[Tensor]:
         """Return what neurons send beside the activation of their own mean current, relative to it, Site by Site."""
         if not self.tuning.errors:
@@ -279,71 +178,35 @@ class TrainableSNN(nn.Module):
         losses = []
         for node, neuron in self.neurons.items():
             current = neuron.biased_mean(means[node.all_input_nodes[0]], self.tuning.time_steps)
-            losses.append(self.tuning.errors * _relative_error(means[node], wanted(node, neuron, current)))
+            losses.append(self.tuning.errors * relative_error(means[node], wanted(node, neuron, current)))
         return losses
 
-    def _distilled(self, output: Any, sent: Values, wanted: Values) -> list[Tensor]:
+    def _distilled(self, output: Any, sent: Values, wanted: Any, activations: dict[str, Tensor]) -> list[Tensor]:
         tuning, losses = self.tuning, []
         if tuning.logits:
-            logits, target = (
-                _logits(self.task.prediction(value)) / tuning.temperature
-                for value in (output, wanted[self.plan.tail[-1]])
-            )
+            logits, target = (_logits(self.task.prediction(value)) / tuning.temperature for value in (output, wanted))
             divergence = functional.kl_div(logits.log_softmax(1), target.softmax(1), reduction="batchmean")
             losses.append(tuning.logits * tuning.temperature**2 * divergence)
-        for node in self.sites if tuning.maps else ():
-            if sent[node].ndim > 2:
-                axis = node.meta["site"].channel_axis
-                difference = _map(sent[node], axis) - _map(wanted[node], axis)
+        pairs = [(node.meta["site"], sent[node]) for node in self.sites if node in sent]
+        for site, emission in pairs if tuning.maps else ():
+            if emission.ndim > 2:
+                difference = _map(emission, site.channel_axis) - _map(activations[site.name], site.channel_axis)
                 losses.append(tuning.maps * difference.square().sum(1).mean())
         if tuning.order == "each":
-            losses += [_relative_error(sent[node], wanted[node]) for node in self.sites]
+            losses += [relative_error(emission, activations[site.name]) for site, emission in pairs]
         return losses
 
-    def finished(self, record: Tuned) -> SNN:
-        """Return the SNN: batch norms folded, thresholds fixed."""
+    def finished(self, **record: Any) -> SNN:
+        """Return the SNN: batch norms folded, all values fixed, and more in its record."""
         for path, module in list(self.graph.named_modules()):
             if isinstance(module, _Normalised):
                 self.graph.set_submodule(path, folded(module.layer, *affine(module.norm)))
-        thresholds = {}
-        for node, neuron in self.neurons.items():
-            _fix_neuron(neuron)
-            thresholds[node.meta["site"].name] = neuron.threshold
-        self.graph.eval().requires_grad_(False)
-        conversion = dataclasses.replace(self.snn.conversion, thresholds=thresholds, tuned=record)
-        return SNN(self.graph, self._named_inputs, conversion).eval()
+        return super().finished(**record)
 
     def __repr__(self) -> str:
         """Show what a checkpoint is compared by: all that is fixed, and no value that training changes."""
         models = (f"{node.meta['site'].name}: {neuron.model}" for node, neuron in self.neurons.items())
         return "\n".join([repr(self.tuning), *models])
-
-
-def _train_neuron(neuron: Neuron, parts: tuple[Part, ...]) -> None:
-    """Turn what is trained of a neuron from buffers into parameters."""
-    theta = neuron.threshold
-    if "starts" in parts:
-        start = (neuron.start + torch.zeros_like(theta)).clone()
-        del neuron.start
-        neuron.register_parameter("start", nn.Parameter(start))
-    if "biases" in parts and neuron.bias is not None:
-        bias = neuron.bias
-        del neuron.bias
-        neuron.register_parameter("bias", nn.Parameter(bias))
-    if "thresholds" in parts:
-        del neuron.threshold
-        neuron.register_parameter("threshold", nn.Parameter(theta))
-        parametrize.register_parametrization(neuron, "threshold", _Positive())
-
-
-def _fix_neuron(neuron: Neuron) -> None:
-    """Turn what was trained of a neuron back into buffers."""
-    neuron.surrogate = None
-    if parametrize.is_parametrized(neuron, "threshold"):
-        parametrize.remove_parametrizations(neuron, "threshold")
-    for name, value in list(neuron.named_parameters(recurse=False)):
-        delattr(neuron, name)
-        neuron.register_buffer(name, value.detach())
 
 
 def _logits(value: Any) -> Tensor:
@@ -359,7 +222,3 @@ def _logits(value: Any) -> Tensor:
 def _map(x: Tensor, channel_axis: int) -> Tensor:
     """Return the energy of an activation at each place, of length 1: ``[N, places]``."""
     return functional.normalize(x.square().sum(channel_axis).flatten(1), dim=1)
-
-
-def _relative_error(x: Tensor, wanted: Tensor) -> Tensor:
-    return (x - wanted).square().sum() / wanted.detach().square().sum().clamp_min(torch.finfo(x.dtype).tiny)

@@ -79,7 +79,7 @@ def tune(
         network.watch_ann(ann, batches[0])
     network.batches_in_all = epochs * length_hint(train_loader)
     history = fit(network, train_loader, test_loader, epochs=epochs, task=task, **({"weight_decay": 0.0} | options))
-    return network.finished(Tuned(_plain(tuning), history))
+    return network.finished(tuned=Tuned(_plain(tuning), history))
 
 
 def _refuse(snn: SNN, tuning: Tuning, ann: nn.Module | None, task: Task) -> None:

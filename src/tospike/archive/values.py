@@ -16,11 +16,23 @@ from tospike.graph.kinds import Kind, Verdict
 from tospike.history import EpochRecord, History
 from tospike.neurons.model import NeuronModel, PreRun
 from tospike.neurons.surrogate import Surrogate
-from tospike.run.network import Conversion, Tuned
+from tospike.run.network import Conversion, Descended, Tuned
 
 RECORDS: dict[str, Any] = {
     kind.__name__: kind
-    for kind in (Conversion, EpochRecord, History, NeuronModel, Operation, PreRun, Site, Surrogate, Tuned, Verdict)
+    for kind in (
+        Conversion,
+        Descended,
+        EpochRecord,
+        History,
+        NeuronModel,
+        Operation,
+        PreRun,
+        Site,
+        Surrogate,
+        Tuned,
+        Verdict,
+    )
 }
 TORCH_VALUES = (torch.dtype, torch.memory_format, torch.layout)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tospike.errors import is_count
 from tospike.methods.base import Corrected, LeastError, Method, Parts, Rule, register
 from tospike.neurons.model import NeuronModel
+from tospike.parts.descent import Descent
 from tospike.parts.phase import FitCode, Taper
 from tospike.parts.reconstruct import Reconstruct
 from tospike.parts.refiners import ChannelBias, Potential, Refiner, StepBias
@@ -32,6 +34,8 @@ class Auto(Corrected):
         code: Of ternary spikes: ``"taper"`` (see `tospike.parts.phase.Taper`), ``"fit"`` (`FitCode`), ``"rate"``; None tries the first two.
         step_biases: Whether biases may differ from step to step. Without, there is one per channel, as chips and NIR files know it, and binary
             neurons have a potential each; this loses more.
+        iterations: Steps of gradient descent that bring the whole network closer to the ANN (`tospike.parts.descent.Descent`), each on one calibration
+            batch; 0 for none. It loses less, and takes as long as training on as many batches.
         batches: Calibration batches for the thresholds.
         refine_batches: Calibration batches for the corrections.
 
@@ -46,6 +50,7 @@ class Auto(Corrected):
     spikes: Spikes = "ternary"
     code: Literal["taper", "fit", "rate"] | None = None
     step_biases: bool = True
+    iterations: int = 0
 
     def limits(self) -> tuple[Rule, ...]:
         """Return the rules of the settings."""
@@ -54,6 +59,7 @@ class Auto(Corrected):
             *super().limits(),
             ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"),
             ("step_biases", self.step_biases, isinstance(self.step_biases, bool), "True or False", True),
+            ("iterations", self.iterations, self.iterations == 0 or is_count(self.iterations), "an integer >= 0", 300),
             ("code", self.code, self.code in codes, f"one of {codes} with {self.spikes} spikes", None),
         )
 
@@ -73,8 +79,9 @@ class Auto(Corrected):
             # A clip above that of least error leaves room for what comes late; more steps bring finer changes and allow more.
             levels = self.time_steps * (2 * self.time_steps - 1)
         return Parts(
-            scale=LeastError(neuron, self.time_steps, levels, reach), calibration_batches=self.batches,
-            neuron=neuron, refiners=refiners, time_steps=self.time_steps, refine_batches=self.refine_batches,
+            scale=LeastError(neuron, self.time_steps, levels, reach), calibration_batches=self.batches, neuron=neuron,
+            refiners=refiners, refine_batches=self.refine_batches, descent=Descent(self.iterations) if self.iterations else None,
+            time_steps=self.time_steps,
         )  # fmt: skip
 
     def _choice(self) -> tuple[NeuronModel, tuple[Refiner, ...]]:

@@ -6,6 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from tospike.errors import OptionError, is_count, is_within, refuse_unknown, req
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.neurons.model import NeuronModel
+from tospike.parts.descent import Descent
 from tospike.parts.histogram import MinimalError
 from tospike.parts.refiners import Refiner
 from tospike.parts.scales import Granularity, Learned, Scale
@@ -33,7 +35,8 @@ class Parts:
             currents so far, which is exact in the mean; ``"step"`` the largest current of each step, which is biased upwards.
         neuron: Which neuron stands at every Site.
         refiners: Corrections on the converted network, in the order in which they act at each place.
-        time_steps: T that the refiners run; 0 without any.
+        descent: Gradient descent towards the ANN behind all refiners; None without it.
+        time_steps: T that refiners and descent run; 0 without any.
         carry: Share of what the neurons of one input left over that `Controller` carries over to the next.
         refine_batches: Calibration batches that the refiners see.
         members: Neurons that stand for one activation, computed as one.
@@ -49,6 +52,7 @@ class Parts:
     pool: Literal["running", "step"] = "running"
     neuron: NeuronModel = NeuronModel()  # noqa: RUF009
     refiners: tuple[Refiner, ...] = ()
+    descent: Descent | None = None
     time_steps: int = 0
     refine_batches: int = 4
     carry: float = 0.0
@@ -64,12 +68,21 @@ class Parts:
                               remedy="Pass scale=ts.LTB(), or write one as CONTRIBUTING.md shows.")  # fmt: skip
         require_type("neuron", self.neuron, NeuronModel, "a NeuronModel", "Pass neuron=ts.NeuronModel(signed=True).")
         require_type("refiners", self.refiners, tuple, "a tuple of refiners", "Pass refiners=(ChannelBias(),).")
-        needs_t = not self.refiners or is_count(self.time_steps)
+        require_type("descent", self.descent, (Descent, NoneType), "a Descent", "Pass descent=Descent(iterations=300).")
+        needs_t = not (self.refiners or self.descent) or is_count(self.time_steps)
+        smooth = self.descent is None or self.neuron.has_gradient
         require(
             "the parts",
             ("start", self.start, self.start == 0 or is_within(self.start, 0, 1), "a share of θ in [0, 1]", 0.5),
             ("pool", self.pool, self.pool in ("running", "step"), "'running' or 'step'", "running"),
-            ("time_steps", self.time_steps, needs_t, "the T that the refiners run, an integer >= 1", 8),
+            ("time_steps", self.time_steps, needs_t, "the T that refiners and descent run, an integer >= 1", 8),
+            (
+                "descent",
+                self.descent,
+                smooth,
+                "None with neurons that are synchronous, have a pre-run, or unequal levels",
+                None,
+            ),
             ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 4),
             ("members", self.members, is_count(self.members), "an integer >= 1", 4),
             ("carry", self.carry, self.carry == 0 or is_within(self.carry, 0, 1), "a share in [0, 1]", 0.5),

@@ -148,6 +148,11 @@ class NeuronModel:
         return self.pre_steps if self.pre is not None and self.pre.correction == "shift" else 0
 
     @property
+    def has_gradient(self) -> bool:
+        """Whether a surrogate gradient can pass through its steps."""
+        return not self.synchronous and self.pre is None and self.levels != "nearest"
+
+    @property
     def holds(self) -> bool:
         """Whether the receiver holds the mean that it was sent, so that spikes change it and silence leaves it."""
         return self.code in ("differential", "phase")

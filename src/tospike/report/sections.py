@@ -274,10 +274,11 @@ def _accounting(result: Result) -> dict[str, str]:
 
 
 def _facts(conversion: Conversion) -> Iterable[list[str]]:
-    left_out = {"sites", "thresholds", "log", "neurons", "neuron", "tuned"}
+    left_out = {"sites", "thresholds", "log", "neurons", "neuron", "descended", "tuned"}
     for name in Conversion.__dataclass_fields__:
         if name not in left_out:
             yield [name, str(getattr(conversion, name))]
     yield ["neuron", str(asdict(conversion.neuron))]
     yield ["Sites", ", ".join(site.name for site in conversion.sites)]
+    yield ["descended", "no" if conversion.descended is None else str(conversion.descended)]
     yield ["tuned", "no" if conversion.tuned is None else str(conversion.tuned.settings)]

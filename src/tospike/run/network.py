@@ -31,6 +31,28 @@ class Tuned:
 
 
 @dataclass(frozen=True)
+class Descended:
+    """How an SNN descended towards its ANN.
+
+    Attributes:
+        samples: Samples that were passed, each as often as it was seen.
+        losses: Loss of each iteration.
+        before: Mean loss of the SNN that it started from, on the batches of the last iterations.
+        after: Mean of the losses of these iterations. Where it is no less than before, the SNN stayed as it was.
+    """
+
+    samples: int
+    losses: tuple[float, ...]
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        """Show where it began and ended."""
+        kept = "" if self.after < self.before else ", which was undone"
+        return f"loss {self.before:.3g} to {self.after:.3g} in {len(self.losses):,} iterations, {self.samples:,} samples{kept}"
+
+
+@dataclass(frozen=True)
 class Conversion:
     """How an SNN came to be.
 
@@ -58,6 +80,7 @@ class Conversion:
         carry: Share of what is left over that `Controller` carries from one input to the next.
         members: Neurons that stand for one activation, computed as one.
         depth: Number of Sites on the longest way through the network.
+        descended: How it descended towards the ANN on calibration data; None if it did not.
         tuned: How the SNN was tuned after conversion; None if it was not.
     """
 
@@ -81,6 +104,7 @@ class Conversion:
     carry: float = 0.0
     members: int = 1
     depth: int = 0
+    descended: Descended | None = None
     tuned: Tuned | None = None
 
     @property

@@ -1,0 +1,115 @@
+"""Let a whole SNN descend towards its ANN on calibration data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from statistics import mean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tospike import processes
+from tospike.differentiable import DifferentiableSNN, Teacher, relative_error
+from tospike.errors import CalibrationError
+from tospike.graph.batches import Inputs, cycle, move, split_batch, tensors_in
+from tospike.parts.descent import Descent
+from tospike.progress import track
+from tospike.run.network import SNN, Descended
+
+LEAST = 1e-3  # root mean square that a tensor is taken to have at least, so that zeros can change
+WARM_UP = 0.1  # share of the iterations; without it the moments of Adam, not known yet, throw the SNN far off
+JUDGED = 0.1  # share of the iterations, the last ones, on whose batches the SNN has to be nearer than the one it started from
+
+
+@torch.enable_grad()
+def descend(
+    snn: SNN, ann: nn.Module, descent: Descent, calibration: Iterable[Any], time_steps: int, *, progress: bool = True
+) -> SNN:
+    """Return an SNN that followed the gradient of its distance to the ANN; the one that is given is not changed.
+
+    Args:
+        snn: Where to start.
+        ann: The network that it was converted from.
+        descent: How far and how fast.
+        calibration: Batches of inputs, with or without targets.
+        time_steps: T.
+        progress: Show a progress bar.
+
+    Raises:
+        CalibrationError: The network fails on a batch, or the loss is not finite.
+
+    Example:
+        >>> import tospike as ts
+        >>> ann, x = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(64, 2)
+        >>> snn = ts.convert(ann, ts.Auto(2, spikes="binary"), calibration=[x], progress=False)
+        >>> losses = descend(snn, ann, Descent(50), [x], 2, progress=False).conversion.descended.losses
+        >>> losses[-1] < losses[0]
+        True
+    """
+
+    def differentiable() -> DifferentiableSNN:
+        return DifferentiableSNN(
+            snn, time_steps, surrogate=descent.surrogate, steps_per_call=descent.steps_per_call
+        ).eval()
+
+    network, start = differentiable(), differentiable()
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    rates = [descent.lr * max(float(value.detach().square().mean().sqrt()), LEAST) for value in parameters]
+    groups = [{"params": [value], "lr": rate} for value, rate in zip(parameters, rates, strict=True)]
+    optimizer = torch.optim.Adam(groups)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, descent.iterations, pct_start=WARM_UP, cycle_momentum=False)  # fmt: skip
+    teacher: Teacher | None = None
+    losses, before, samples = [], [], 0
+    last = descent.iterations - math.ceil(JUDGED * descent.iterations)
+    batches = track(cycle(calibration, descent.iterations), "descend", total=descent.iterations, shown=progress)
+    for number, batch in enumerate(batches, 1):
+        given = move(split_batch(batch, network.plan.inputs)[0], network.device)
+        teacher = teacher or Teacher(ann, given, snn)
+        optimizer.zero_grad()
+        loss = _distance(network, teacher, given, number)
+        losses.append(_shared(loss))
+        if number > last:
+            with torch.no_grad():
+                before.append(_shared(_distance(start, teacher, given, number)))
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = processes.total(parameter.grad) / processes.count()
+        optimizer.step()
+        schedule.step()
+        samples += len(next(iter(given.values()))) * processes.count()
+    record = Descended(samples, tuple(losses), mean(before), mean(losses[last:]))
+    if record.after < record.before:
+        return network.finished(descended=record)
+    return SNN(snn.graph, snn.plan.inputs, replace(snn.conversion, descended=record)).eval()
+
+
+def _shared(loss: Tensor) -> float:
+    """Return the mean of a loss over all processes."""
+    return float(processes.total(loss.detach())) / processes.count()
+
+
+def _distance(network: DifferentiableSNN, teacher: Teacher, given: Inputs, number: int) -> Tensor:
+    """Return the loss of one batch, a scalar."""
+    try:
+        output, means = network.by_time(given, set(network.sites))
+    except RuntimeError as error:
+        raise CalibrationError(
+            "The network fails on a calibration batch", where=f"descent, iteration {number}",
+            got=f"{ {name: tuple(value.shape) for name, value in given.items()} }; {str(error).splitlines()[0]}",
+            expected="batches shaped like the example", remedy="Let the loader yield batches shaped like the example; "
+            "out of memory, let it yield smaller ones, or pass Descent(steps_per_call=1).",
+        ) from error  # fmt: skip
+    wanted, activations = teacher(given)
+    sites = [relative_error(means[node], activations[node.meta["site"].name]) for node in network.sites]
+    outputs = [relative_error(y, z) for y, z in zip(tensors_in(output), tensors_in(wanted), strict=True)]
+    loss = torch.stack(sites).mean() + torch.stack(outputs).mean()
+    if not loss.isfinite():
+        raise CalibrationError(
+            "The loss of the descent is not finite", where=f"iteration {number}", got=str(float(loss.detach())), expected="a finite number",
+            remedy="Lower lr; look for NaN or Inf in the data.",
+        )  # fmt: skip
+    return loss
