@@ -15,7 +15,7 @@ from tospike.testing import _Residual
 
 METHODS = {
     "ltb": ts.LTB(batches=6), "robust-norm": ts.RobustNorm(percentile=1.0), "light": ts.LightCalibration(4, 3, 2), "auto": ts.Auto(4, 3, 2),
-    "differential": ts.Differential(4, batches=3), "advanced": ts.AdvancedCalibration(4, 3, 2),
+    "descent": ts.Auto(4, 3, 2, spikes="binary", iterations=5), "differential": ts.Differential(4, batches=3), "advanced": ts.AdvancedCalibration(4, 3, 2),
 }  # fmt: skip
 
 
