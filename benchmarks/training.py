@@ -17,6 +17,8 @@ import torch
 import tospike as ts
 from common import Rows, fashion_mnist, made_by
 from tospike import data, zoo
+from tospike.descend import descend
+from tospike.parts.descent import Descent
 
 NETWORK = "fashion-resnet20-relu"
 TIME_STEPS = (1, 2, 4, 8, 16)
@@ -110,6 +112,15 @@ def tuned(make, tuning, passes, label, setting):
     }
 
 
+def descended(make, steps, passes, label, setting):
+    """Descend from what a training-free method gives at one T, without labels."""
+    loader = setting.whole if passes > FEW else setting.part
+    descent = Descent(passes * len(loader) // steps)
+    snn = ts.convert(setting.ann, make, calibration=setting.calibration, progress=False)
+    snn = descend(snn, setting.ann, descent, loader, steps, progress=False)
+    return setting.figures(snn, (steps,)) | {"passes": passes if passes > FEW else 1}
+
+
 def every():
     """Return the functions that measure a row, by label."""
 
@@ -127,6 +138,7 @@ def every():
     rows |= {f"MiCE, T={t}": partial(mice, t) for t in (8, 4, 2)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}
+        rows |= {f"Auto {spikes}, descent, T={t}": partial(descended, auto(spikes)(t), t, PASSES // 2) for t in steps}
     related = {"QCFS, L=8": qcfs(8), "QCFS per channel, L=8": qcfs(8, granularity="channel"), "TCL": ts.TCL(), "RNL": ts.RNL(),
                "SlipReLU, L=8": ts.SlipReLU(levels=8), "LSQ, L=8": ts.LSQ(levels=8)}  # fmt: skip
     rows |= {f"{label}, 1 pass": partial(trained, method, FEW) for label, method in related.items()}
@@ -135,6 +147,7 @@ def every():
     plain = ts.LightCalibration(4, MEASURED, MEASURED)
     for way in (ts.Tuning, ts.DSR, ts.SNN2ANN, ts.PTL, ts.LayerTuning, ts.LaSNN, ts.DeepSNN):
         rows[f"{way.__name__}, T=4, 1 pass"] = partial(tuned, plain, way(4), FEW)
+    rows["Descent, T=4, 1 pass"] = partial(descended, plain, 4, FEW)
     return rows
 
 
@@ -198,7 +211,7 @@ def main():
         f"an ANN is one, of an SNN tuned at T it is T; one pass is {FEW} over a quarter of the data. SGD, batch {BATCH}, lr {LR}, half a cosine;",
         f"a tenth of it for tuning by rate, which does not normalise: at {LR} it collapses to chance.",
         "Its own ANN: what was trained, before conversion. Training-free rows are made for each T; QCFS and its kin are one network at every T; tuned rows",
-        "were made for the T that is shown.",
+        "were made for the T that is shown. Descent follows the distance to the ReLU network, without labels, by Adam.",
         made_by("python benchmarks/training.py"),
     ]  # fmt: skip
     (options.out / "training.md").write_text(table(rows, text) + errors(rows))

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
 from tospike import processes
 from tospike.differentiable import DifferentiableSNN, Teacher, relative_error
@@ -21,6 +23,9 @@ from tospike.run.network import SNN, Descended
 
 LEAST = 1e-3  # root mean square that a tensor is taken to have at least, so that zeros can change
 WARM_UP = 0.1  # share of the iterations; without it the moments of Adam, not known yet, throw the SNN far off
+LARGE = (
+    100  # samples of a batch from which on a larger one allows no larger steps; gradients of smaller ones are noisier
+)
 JUDGED = 0.1  # share of the iterations, the last ones, on whose batches the SNN has to be nearer than the one it started from
 
 
@@ -50,41 +55,54 @@ def descend(
         True
     """
 
-    def differentiable() -> DifferentiableSNN:
-        return DifferentiableSNN(
-            snn, time_steps, surrogate=descent.surrogate, steps_per_call=descent.steps_per_call
-        ).eval()
+    def given(batch: Any) -> Inputs:
+        inputs: Inputs = move(split_batch(batch, snn.plan.inputs)[0], network.device)
+        return inputs
 
-    network, start = differentiable(), differentiable()
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    rates = [descent.lr * max(float(value.detach().square().mean().sqrt()), LEAST) for value in parameters]
-    groups = [{"params": [value], "lr": rate} for value, rate in zip(parameters, rates, strict=True)]
-    optimizer = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, descent.iterations, pct_start=WARM_UP, cycle_momentum=False)  # fmt: skip
-    teacher: Teacher | None = None
+    network, start = (
+        DifferentiableSNN(snn, time_steps, surrogate=descent.surrogate, steps_per_call=descent.steps_per_call).eval()
+        for _ in range(2)
+    )
+    first = given(next(cycle(calibration, 1)))
+    teacher = Teacher(ann, first, snn)
+    optimizer, schedule = _optimiser(network, descent, _samples_in(first))
     losses, before, samples = [], [], 0
     last = descent.iterations - math.ceil(JUDGED * descent.iterations)
     batches = track(cycle(calibration, descent.iterations), "descend", total=descent.iterations, shown=progress)
-    for number, batch in enumerate(batches, 1):
-        given = move(split_batch(batch, network.plan.inputs)[0], network.device)
-        teacher = teacher or Teacher(ann, given, snn)
+    for number, inputs in enumerate(map(given, batches), 1):
         optimizer.zero_grad()
-        loss = _distance(network, teacher, given, number)
+        loss = _distance(network, teacher, inputs, number)
         losses.append(_shared(loss))
         if number > last:
             with torch.no_grad():
-                before.append(_shared(_distance(start, teacher, given, number)))
+                before.append(_shared(_distance(start, teacher, inputs, number)))
         loss.backward()  # type: ignore[no-untyped-call]
-        for parameter in parameters:
-            if parameter.grad is not None:
+        for group in optimizer.param_groups:
+            for parameter in (one for one in group["params"] if one.grad is not None):
                 parameter.grad = processes.total(parameter.grad) / processes.count()
         optimizer.step()
         schedule.step()
-        samples += len(next(iter(given.values()))) * processes.count()
+        samples += _samples_in(inputs)
     record = Descended(samples, tuple(losses), mean(before), mean(losses[last:]))
     if record.after < record.before:
         return network.finished(descended=record)
     return SNN(snn.graph, snn.plan.inputs, replace(snn.conversion, descended=record)).eval()
+
+
+def _samples_in(inputs: Inputs) -> int:
+    """Return how many samples the batches of all processes have."""
+    return len(next(iter(inputs.values()))) * processes.count()
+
+
+def _optimiser(network: DifferentiableSNN, descent: Descent, batch: int) -> tuple[Optimizer, OneCycleLR]:
+    """Return Adam, with a rate for each tensor, and the schedule of the rates."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    share = descent.lr * min(math.sqrt(batch / LARGE), 1.0)
+    rates = [share * max(float(value.detach().square().mean().sqrt()), LEAST) for value in parameters]
+    optimizer = torch.optim.Adam(
+        [{"params": [value], "lr": rate} for value, rate in zip(parameters, rates, strict=True)]
+    )
+    return optimizer, OneCycleLR(optimizer, rates, descent.iterations, pct_start=WARM_UP, cycle_momentum=False)
 
 
 def _shared(loss: Tensor) -> float:

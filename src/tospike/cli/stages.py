@@ -96,6 +96,7 @@ def _told(snn: ts.SNN, json: bool) -> int:
         "method": made.method, "sites": len(made.sites), "neurons": sum(site.neurons for site in made.sites), "neurons_added": made.neurons_added,
         "spikes": made.neuron.spikes, "calibration_samples": made.calibration_samples, "delay": made.delay, "analog": list(made.analog),
         "approaches": made.reference, "rebuilt_difference": made.rebuilt_difference,
+        **({} if made.descended is None else {"descended": str(made.descended)}),
     }  # fmt: skip
     if json:
         print(dumps(facts, indent=2))

@@ -20,10 +20,12 @@ class Descent:
 
     Attributes:
         iterations: Steps of Adam, each on one batch of the calibration loader, which is passed over as often as needed.
-        lr: Largest learning rate, as a share of the root mean square of each tensor; it rises over the first tenth of the iterations, and falls as
-            half a cosine.
+        lr: Largest learning rate, as a share of the root mean square of each tensor, for batches of 100 samples or more; of n samples it is √(n/100)
+            times that. It rises over the first tenth of the iterations, and falls as half a cosine.
         surrogate: Of the gradient.
         steps_per_call: Time-steps whose values are kept for the gradient; the others are computed again. None keeps all T.
+
+    A thousand different samples are few: what fits them may fit no others.
 
     Source: own combination. Weights that follow a gradient on calibration data: Li et al., "A free lunch from ANN", ICML 2021, section 4, layer
     by layer; the reconstruction of whole networks as one of several grains: Li et al., "BRECQ", ICLR 2021. Differs from the papers in: all
