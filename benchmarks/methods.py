@@ -18,6 +18,7 @@ import torch
 import tospike as ts
 from common import BATCH, Rows, fashion_mnist, made_by
 from tospike import zoo
+from tospike.methods.auto import SPIKES
 from tospike.neurons import NeuronModel
 from tospike.parts.phase import Taper
 from tospike.parts.reconstruct import Reconstruct
@@ -27,7 +28,7 @@ from tospike.run.work import multiply_adds
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
 PRE_STEPS = 4
 FIXED, MADE = 100, 15  # calibration batches for thresholds: of methods that are not made for a T, and of those that are
-ITERATIONS = 300  # of gradient descent, in the rows that have it
+ITERATIONS = {"": 300, ", long": 1000}  # of gradient descent, in the rows that have it
 NETWORK = "fashion-resnet20-relu"
 
 
@@ -41,9 +42,9 @@ def levels_15(t):
     return NeuronModel(capacity=14) if t == 1 else NeuronModel(capacity=7, signed=True)
 
 
-def descending(spikes):
+def descending(spikes, iterations):
     """Return Auto with gradient descent on the batches that the others measure thresholds on, as a function of T."""
-    return lambda t: ts.Auto(t, MADE, refine(t), spikes=spikes, iterations=ITERATIONS)
+    return lambda t: ts.Auto(t, MADE, refine(t), spikes=spikes, iterations=iterations)
 
 
 def every():
@@ -73,7 +74,11 @@ def every():
         "Group, 4 members": lambda t: ts.Group(t, batches=MADE),
         "Harmony, n = 4": lambda t: ts.Harmony(t, batches=MADE),
         "Differential, n = 4": lambda t: ts.Differential(t, batches=MADE),
-        **{f"Auto {spikes}, descent": descending(spikes) for spikes in ("binary", "ternary", "graded")},
+        **{
+            f"Auto {spikes}, descent{more}": descending(spikes, count)
+            for more, count in ITERATIONS.items()
+            for spikes in SPIKES
+        },
         "15 levels, rate code": lambda t: ts.Ternary(t, MADE).using(neuron=levels_15(t), refiners=()),
         "Auto graded": lambda t: ts.Auto(t, MADE, refine(t), spikes="graded"),
     }
@@ -278,7 +283,7 @@ def main():
     if options.table == "ablation":
         methods, fixed = parts_of_auto(), set()
     if options.table == "auto":
-        labels = [f"Auto {spikes}{more}" for more in ("", ", descent") for spikes in ("binary", "ternary", "graded")]
+        labels = [f"Auto {spikes}{more}" for more in ("", ", descent", ", descent, long") for spikes in SPIKES]
         methods = {label: methods[label] for label in ("LTB", *labels)}
     for seed in options.seeds:
         calibration, scored = fashion_mnist(samples, FIXED, seed)
@@ -297,8 +302,8 @@ def main():
     text = [
         f"Fashion-MNIST ResNet-20 (`{NETWORK}`), the first {samples:,} test images; points of top-1 below the same ANN, mean ± standard",
         "deviation over the orders of calibration images that were run. T counts every simulated step. Methods are made for each T, but those that",
-        f"do not know T. Descent: {ITERATIONS} iterations of gradient descent on unlabelled calibration batches, behind all else. Levels of one step:",
-        "what a spike can be, both signs. Waits: each layer waits for all T steps of the layer before, or for its",
+        f"do not know T. Descent: {ITERATIONS['']} iterations of gradient descent on unlabelled calibration batches, behind all else (long:",
+        f"{ITERATIONS[', long']:,}). Levels of one step: what a spike can be, both signs. Waits: each layer waits for all T steps of the layer before, or for its",
         "pre-run. Spikes: per neuron for one image. SOP/MAC: synaptic operations of one image over the multiply-adds of the ANN's spiking layers.",
         made_by(f"python benchmarks/methods.py --table {options.table}"),
     ]  # fmt: skip
