@@ -302,9 +302,10 @@ def main():
     text = [
         f"Fashion-MNIST ResNet-20 (`{NETWORK}`), the first {samples:,} test images; points of top-1 below the same ANN, mean ± standard",
         "deviation over the orders of calibration images that were run. T counts every simulated step. Methods are made for each T, but those that",
-        f"do not know T. Descent: {ITERATIONS['']} iterations of gradient descent on unlabelled calibration batches, behind all else (long:",
-        f"{ITERATIONS[', long']:,}). Levels of one step: what a spike can be, both signs. Waits: each layer waits for all T steps of the layer before, or for its",
-        "pre-run. Spikes: per neuron for one image. SOP/MAC: synaptic operations of one image over the multiply-adds of the ANN's spiking layers.",
+        f"do not know T. Descent: {ITERATIONS['']} iterations of gradient descent on unlabelled calibration batches, behind all else; long:",
+        f"{ITERATIONS[', long']:,}. Levels of one step: what a spike can be, both signs. Waits: each layer waits for all T steps of the layer",
+        "before, or for its pre-run. Spikes: per neuron for one image. SOP/MAC: synaptic operations of one image over the multiply-adds of the",
+        "ANN's spiking layers.",
         made_by(f"python benchmarks/methods.py --table {options.table}"),
     ]  # fmt: skip
     (options.out / f"{options.table}.md").write_text(table(shown, text, stepped_work(ann)))
