@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import tospike as ts
-from tospike.descend import descend
+from tospike.descend import _optimiser, descend
+from tospike.differentiable import DifferentiableSNN
 from tospike.errors import CalibrationError, OptionError
 from tospike.parts.descent import Descent
 from tospike.testing import _Residual
@@ -183,3 +184,20 @@ def test_what_goes_wrong_on_the_way_says_where(ann, batches):
         step(snn, ann, [batches[0], torch.randn(32, 1, 16, 16)], 3)
     with pytest.raises(CalibrationError, match=r"(?s)not finite.*iteration 1.*NaN or Inf"):
         step(snn, ann, [batches[0] * float("nan")], 3)
+
+
+@pytest.mark.parametrize(("samples", "share"), [(4, 0.2), (25, 0.5), (100, 1.0), (400, 1.0)])
+def test_steps_are_shares_of_each_tensor_smaller_for_small_batches(ann, batches, samples, share):
+    network = DifferentiableSNN(convert(ann, METHODS["binary"], batches), T)
+    optimizer, schedule = _optimiser(network, Descent(40, lr=0.1), samples)
+    rates = {name: [] for name, _ in network.named_parameters()}
+    for _ in range(40):
+        for (name, _), group in zip(network.named_parameters(), optimizer.param_groups, strict=True):
+            rates[name].append(group["lr"])
+        optimizer.step()
+        schedule.step()
+    for name, value in network.named_parameters():
+        size = max(np.sqrt(np.mean(value.detach().double().numpy() ** 2)), 1e-3)
+        assert max(rates[name]) == pytest.approx(0.1 * share * size, rel=1e-5)
+        assert np.argmax(rates[name]) == 3
+        assert rates[name][-1] < 0.01 * max(rates[name])
