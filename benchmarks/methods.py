@@ -225,9 +225,10 @@ def table(rows, text, work):
         "|---|---|---|---|---|---|" + "---|" * (len(steps) + 2),
     ]  # fmt: skip
     for label, group in grouped(rows).items():
-        at = group[0]["at"][str(marked)]
+        facts = group[0]["at"]
+        at = facts.get(str(marked), next(iter(facts.values())))
         spent = [
-            f"{at[key] / unit:.2f}" if at[key] is not None else ""
+            f"{at[key] / unit:.2f}" if str(marked) in facts and at[key] is not None else ""
             for key, unit in (("spikes", 1), ("operations", work))
         ]
         losses = " | ".join(spread(group, t) for t in steps)
