@@ -140,6 +140,7 @@ def test_spikes_at_wrong_times_are_told_from_other_errors():
     said = " ".join(found.advice())
     assert "to SNN:" in said
     assert "take back what was too much" in said
+    assert "ts.Auto(T, iterations=300)" in said
 
 
 def test_no_advice_repeats_what_is_done(ann, x):

@@ -23,9 +23,7 @@ from tospike.run.network import SNN, Descended
 
 LEAST = 1e-3  # root mean square that a tensor is taken to have at least, so that zeros can change
 WARM_UP = 0.1  # share of the iterations; without it the moments of Adam, not known yet, throw the SNN far off
-LARGE = (
-    100  # samples of a batch from which on a larger one allows no larger steps; gradients of smaller ones are noisier
-)
+LARGE = 100  # samples from which on a larger batch allows no larger steps; the gradients of smaller ones are noisier
 JUDGED = 0.1  # share of the iterations, the last ones, on whose batches the SNN has to be nearer than the one it started from
 
 

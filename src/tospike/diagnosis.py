@@ -23,10 +23,12 @@ REMEDIES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {  # what to try,
     "quantised": (
         ("more steps, since T steps tell few levels apart", ANY),
         ("thresholds of least error for this T and each channel, ts.Auto(T)", ANY),
+        ("descent towards the ANN on calibration data, ts.Auto(T, iterations=300)", ANY),
         ("spikes of several sizes, ts.Auto(T, spikes='graded')", ("binary", "ternary")),
     ),
     "SNN": (
         ("neurons that take back what was too much, ts.Auto(T, spikes='ternary')", ("binary",)),
+        ("descent towards the ANN on calibration data, ts.Auto(T, iterations=300)", ANY),
         ("a read-out that leaves the first steps out, delay=", ANY),
         ("more steps", ANY),
         ("to tune the SNN, ts.tune", ANY),
