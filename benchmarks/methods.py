@@ -226,7 +226,7 @@ def table(rows, text, work):
     ]  # fmt: skip
     for label, group in grouped(rows).items():
         facts = group[0]["at"]
-        at = facts.get(str(marked), next(iter(facts.values())))
+        at = facts.get(str(marked), facts[max(facts, key=int)])
         spent = [
             f"{at[key] / unit:.2f}" if str(marked) in facts and at[key] is not None else ""
             for key, unit in (("spikes", 1), ("operations", work))
