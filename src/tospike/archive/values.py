@@ -21,19 +21,9 @@ from tospike.run.network import Conversion, Descended, Tuned
 RECORDS: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
-        Conversion,
-        Descended,
-        EpochRecord,
-        History,
-        NeuronModel,
-        Operation,
-        PreRun,
-        Site,
-        Surrogate,
-        Tuned,
-        Verdict,
+        Conversion, Descended, EpochRecord, History, NeuronModel, Operation, PreRun, Site, Surrogate, Tuned, Verdict,
     )
-}
+}  # fmt: skip
 TORCH_VALUES = (torch.dtype, torch.memory_format, torch.layout)
 
 

@@ -76,17 +76,11 @@ class Parts:
             ("start", self.start, self.start == 0 or is_within(self.start, 0, 1), "a share of θ in [0, 1]", 0.5),
             ("pool", self.pool, self.pool in ("running", "step"), "'running' or 'step'", "running"),
             ("time_steps", self.time_steps, needs_t, "the T that refiners and descent run, an integer >= 1", 8),
-            (
-                "descent",
-                self.descent,
-                smooth,
-                "None with neurons that are synchronous, have a pre-run, or unequal levels",
-                None,
-            ),
+            ("descent", self.descent, smooth, "None with neurons that are synchronous, have a pre-run, or unequal levels", None),
             ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 4),
             ("members", self.members, is_count(self.members), "an integer >= 1", 4),
             ("carry", self.carry, self.carry == 0 or is_within(self.carry, 0, 1), "a share in [0, 1]", 0.5),
-        )
+        )  # fmt: skip
 
 
 Rule = tuple[str, object, bool, str, object]  # see `tospike.errors.Limit`
