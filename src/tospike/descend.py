@@ -23,7 +23,6 @@ from tospike.run.network import SNN, Descended
 
 LEAST = 1e-3  # root mean square that a tensor is taken to have at least, so that zeros can change
 WARM_UP = 0.1  # share of the iterations; without it the moments of Adam, not known yet, throw the SNN far off
-LARGE = 100  # samples from which on a larger batch allows no larger steps; the gradients of smaller ones are noisier
 JUDGED = 0.1  # share of the iterations, the last ones, on whose batches the SNN has to be nearer than the one it started from
 
 
@@ -63,7 +62,9 @@ def descend(
     )
     first = given(next(cycle(calibration, 1)))
     teacher = Teacher(ann, first, snn)
-    optimizer, schedule = _optimiser(network, descent, _samples_in(first))
+    with torch.no_grad():
+        distance = _shared(_distance(start, teacher, first, 1))
+    optimizer, schedule = _optimiser(network, descent, distance)
     losses, before, samples = [], [], 0
     last = descent.iterations - math.ceil(JUDGED * descent.iterations)
     batches = track(cycle(calibration, descent.iterations), "descend", total=descent.iterations, shown=progress)
@@ -92,10 +93,10 @@ def _samples_in(inputs: Inputs) -> int:
     return len(next(iter(inputs.values()))) * processes.count()
 
 
-def _optimiser(network: DifferentiableSNN, descent: Descent, batch: int) -> tuple[Optimizer, OneCycleLR]:
+def _optimiser(network: DifferentiableSNN, descent: Descent, distance: float) -> tuple[Optimizer, OneCycleLR]:
     """Return Adam, with a rate for each tensor, and the schedule of the rates."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    share = descent.lr * min(math.sqrt(batch / LARGE), 1.0)
+    share = descent.lr * math.sqrt(distance)  # tensors that are off by a share of s are at a distance of about s²
     rates = [share * max(float(value.detach().square().mean().sqrt()), LEAST) for value in parameters]
     optimizer = torch.optim.Adam(
         [{"params": [value], "lr": rate} for value, rate in zip(parameters, rates, strict=True)]

@@ -16,16 +16,15 @@ class Descent:
     Loss: ``1/S·Σ_l ‖ē_l − a_l‖²/‖a_l‖² + 1/O·Σ_o ‖y_o − y*_o‖²/‖y*_o‖²``, ē the mean emissions of the S Sites over T steps, a the activations of
     the ANN there, y the O outputs of the SNN and y* those of the ANN. Weights, biases, thresholds and initial potentials follow Adam through
     the real SNN, spike for spike, with a surrogate for the derivative of a spike. Where the last
-    tenth of the batches have no less loss than before, the SNN stays as it was.
+    tenth of the batches have no less loss than before, the SNN stays as it was. A thousand different samples are few: what fits them may
+    fit no others.
 
     Attributes:
         iterations: Steps of Adam, each on one batch of the calibration loader, which is passed over as often as needed.
-        lr: Largest learning rate, as a share of the root mean square of each tensor, for batches of 100 samples or more; of n samples it is √(n/100)
-            times that. It rises over the first tenth of the iterations, and falls as half a cosine.
+        lr: Largest learning rate, as a share of the root mean square of each tensor, for a loss of 1 at the start; for a loss of ℓ it is √ℓ times
+            that, so that an SNN that is near takes small steps. It rises over the first tenth of the iterations, and falls as half a cosine.
         surrogate: Of the gradient.
         steps_per_call: Time-steps whose values are kept for the gradient; the others are computed again. None keeps all T.
-
-    A thousand different samples are few: what fits them may fit no others.
 
     Source: own combination. Weights that follow a gradient on calibration data: Li et al., "A free lunch from ANN", ICML 2021, section 4, layer
     by layer; the reconstruction of whole networks as one of several grains: Li et al., "BRECQ", ICLR 2021. Differs from the papers in: all
@@ -33,11 +32,11 @@ class Descent:
 
     Example:
         >>> Descent(iterations=100).lr
-        0.03
+        0.1
     """
 
     iterations: int = 300
-    lr: float = 0.03
+    lr: float = 0.1
     surrogate: Surrogate = field(default_factory=lambda: Surrogate(slope=1.5))
     steps_per_call: int | None = None
 
@@ -48,6 +47,6 @@ class Descent:
         require(
             "the descent",
             ("iterations", self.iterations, is_count(self.iterations), "an integer >= 1", 300),
-            ("lr", self.lr, is_within(self.lr, 0, sys.float_info.max), "positive and finite", 0.03),
+            ("lr", self.lr, is_within(self.lr, 0, sys.float_info.max), "positive and finite", 0.1),
             ("steps_per_call", chunk, chunk is None or is_count(chunk), "an integer >= 1, or None", 4),
         )
