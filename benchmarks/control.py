@@ -2,13 +2,14 @@
 
     .venv/bin/python benchmarks/control.py
 
-Thresholds are measured on 10,000 observations of the ANN's own episodes, from other seeds than the ten that are scored; "beginnings too"
+Thresholds are measured on 10,000 observations of the ANN's own episodes, from other seeds than those that are scored; "beginnings too"
 adds 2,000 from the first 20 decisions of a hundred episodes, and mixes them. Writes
 docs/results/control.json, control.md and a picture control-ACTOR.png for each actor; an interrupted run goes on where it stopped.
 """
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,22 +22,34 @@ from tospike import zoo
 from tospike.report import draw_curve
 from tospike.zoo.actors import ACTORS
 
-TIME_STEPS, SEEDS = (4, 8, 16, 32, 64), range(10)
+TIME_STEPS, SEEDS = (4, 8, 16, 32, 64), range(50)
+FEW, ITERATIONS = (4, 8, 16), 1000  # of gradient descent, and the T that have it
 BY_T = ("curve", "scores", "delays", "spikes_per_neuron", "operations", "analog_operations", "latency")
-TABLE_ONLY = ("LTB, delay auto", "Auto binary, beginnings too")  # the pictures have seven colours
+TABLE_ONLY = (  # the pictures have seven colours
+    "LTB, delay auto",
+    "LTB, beginnings too",
+    "Auto binary, beginnings too",
+    "Auto ternary, carry 0.5",
+    "Auto ternary, carry 0.5, descent",
+)  # the pictures have seven colours
 
 
 def rows():
-    """Yield label, method as a function of T, whether it ignores T, the delay of its read-out, and what thresholds are measured on."""
-    yield "CRPI, carry 0.5", lambda t: ts.CRPI(), True, 0, "episodes"
-    yield "CRPI, carry 0", lambda t: ts.CRPI(carry=0), True, 0, "episodes"
-    yield "LTB", lambda t: ts.LTB(), True, 0, "episodes"
-    yield "LTB, delay auto", lambda t: ts.LTB(), True, "auto", "episodes"
-    yield "LTB, beginnings too", lambda t: ts.LTB(), True, 0, "both"
-    yield "Auto ternary", ts.Auto, False, 0, "episodes"
-    yield "Auto ternary, carry 0.5", lambda t: ts.Auto(t).using(carry=0.5), False, 0, "episodes"
-    yield "Auto binary", partial(ts.Auto, spikes="binary"), False, 0, "episodes"
-    yield "Auto binary, beginnings too", partial(ts.Auto, spikes="binary"), False, 0, "both"
+    """Yield label, method as a function of T, the T that share an SNN, the delay of its read-out, and what thresholds are measured on."""
+    every, each, few = (TIME_STEPS,), [(t,) for t in TIME_STEPS], [(t,) for t in FEW]
+    yield "CRPI, carry 0.5", lambda t: ts.CRPI(), every, 0, "episodes"
+    yield "CRPI, carry 0", lambda t: ts.CRPI(carry=0), every, 0, "episodes"
+    yield "LTB", lambda t: ts.LTB(), every, 0, "episodes"
+    yield "LTB, delay auto", lambda t: ts.LTB(), every, "auto", "episodes"
+    yield "LTB, beginnings too", lambda t: ts.LTB(), every, 0, "both"
+    yield "Auto ternary", ts.Auto, each, 0, "episodes"
+    yield "Auto ternary, carry 0.5", lambda t: ts.Auto(t).using(carry=0.5), each, 0, "episodes"
+    descending = partial(ts.Auto, iterations=ITERATIONS)
+    yield "Auto ternary, descent", descending, few, 0, "episodes"
+    yield "Auto ternary, carry 0.5, descent", lambda t: descending(t).using(carry=0.5), few, 0, "episodes"
+    yield "Auto binary", partial(ts.Auto, spikes="binary"), each, 0, "episodes"
+    yield "Auto binary, descent", partial(descending, spikes="binary"), few, 0, "episodes"
+    yield "Auto binary, beginnings too", partial(ts.Auto, spikes="binary"), each, 0, "both"
 
 
 def calibrations(actor):
@@ -47,14 +60,22 @@ def calibrations(actor):
     return {"episodes": episodes, "both": list(seen[order].split(256))}
 
 
-def measure(control, calibration, method, fixed, delay):
+def measure(control, calibration, method, runs, delay):
     """Play every T and return the result; an SNN of its own for each T where the method is made for one."""
     played = []
-    for together in (TIME_STEPS,) if fixed else [(t,) for t in TIME_STEPS]:
+    for together in runs:
         snn = ts.convert(control.network, method(together[-1]), calibration=calibration, progress=False)
-        played.append(ts.play(snn, control, time_steps=together, seeds=SEEDS, delay=delay, progress=False))
+        once = {"reference": not played, "progress": False}
+        played.append(ts.play(snn, control, time_steps=together, seeds=SEEDS, delay=delay, **once))
     merged = {name: {t: value for one in played for t, value in getattr(one, name).items()} for name in BY_T}
-    return {"result": json.loads(replace(played[-1], **merged, layers=[]).to_json())}
+    return {"result": json.loads(replace(played[0], **merged, layers=[]).to_json())}
+
+
+def ratio(result, t):
+    """Return the share of the ANN's return, and its standard error over the episodes, in percent."""
+    both = result.scores[t], result.reference_scores
+    share = 100 * both[0]["return"] / both[1]["return"]
+    return share, share * math.hypot(*(one["std"] / one["return"] for one in both)) / math.sqrt(len(SEEDS))
 
 
 def table(found):
@@ -67,9 +88,14 @@ def table(found):
         "|---|---|" + "---|" * (len(TIME_STEPS) + 2),
     ]
     for label, result in found.items():
-        scores = " | ".join(f"{result.scores[t]['return']:.0f} ± {result.scores[t]['std']:.0f}" for t in TIME_STEPS)
-        spikes = result.spikes_per_neuron[8] / 8
-        lines.append(f"| {label} | {result.spikes} | {scores} | {result.scores[8]['ratio']:.1f} % | {spikes:.3f} |")
+        scores = [
+            f"{result.scores[t]['return']:.0f} ± {result.scores[t]['std']:.0f}" if t in result.scores else "–"
+            for t in TIME_STEPS
+        ]
+        share = "{:.1f} ± {:.1f} %".format(*ratio(result, 8))
+        lines.append(
+            f"| {label} | {result.spikes} | {' | '.join(scores)} | {share} | {result.spikes_per_neuron[8] / 8:.3f} |"
+        )
     return lines
 
 
@@ -85,15 +111,21 @@ def main():
     for actor in options.actors or [name for name in ACTORS if name in zoo.available()]:
         control = zoo.control(actor)
         found = calibrations(actor)
-        for label, method, fixed, delay, data in rows():
-            kept.measure({"actor": actor, "label": label}, partial(measure, control, found[data], method, fixed, delay))
+        for label, method, runs, delay, data in rows():
+            key = {"actor": actor, "label": label, "episodes": len(SEEDS)}
+            kept.measure(key, partial(measure, control, found[data], method, runs, delay))
     lines = [
         f"Return of one episode for each of {len(SEEDS)} seeds, mean ± standard deviation over the episodes; T steps per decision. Ratio: to the return of",
-        f"the ANN on the same seeds. Spikes: per neuron and step. {made_by('python benchmarks/control.py')}",
+        "the ANN on the same seeds ± its standard error over the episodes. Descent: 1,000 iterations on the same observations, without rewards.",
+        f"Spikes: per neuron and step. {made_by('python benchmarks/control.py')}",
     ]
     for actor in [name for name in ACTORS if any(row["actor"] == name for row in kept.rows)]:
         labels = [label for label, *_ in rows()]
-        mine = {row["label"]: row["result"] for row in kept.rows if row["actor"] == actor}
+        mine = {
+            row["label"]: row["result"]
+            for row in kept.rows
+            if row["actor"] == actor and row.get("episodes") == len(SEEDS)
+        }
         found = {label: ts.Result.from_raw(mine[label]) for label in labels if label in mine}
         lines += [
             "",
