@@ -199,5 +199,5 @@ def test_steps_are_shares_of_each_tensor_smaller_from_near(ann, batches, distanc
     for name, value in network.named_parameters():
         size = max(np.sqrt(np.mean(value.detach().double().numpy() ** 2)), 1e-3)
         assert max(rates[name]) == pytest.approx(0.1 * share * size, rel=1e-5)
-        assert np.argmax(rates[name]) == 3
+        assert np.argmax(rates[name]) == 11
         assert rates[name][-1] < 0.01 * max(rates[name])

@@ -22,7 +22,7 @@ from tospike.progress import track
 from tospike.run.network import SNN, Descended
 
 LEAST = 1e-3  # root mean square that a tensor is taken to have at least, so that zeros can change
-WARM_UP = 0.1  # share of the iterations; without it the moments of Adam, not known yet, throw the SNN far off
+WARM_UP = 0.3  # share of the iterations; with a shorter one the moments of Adam, not known yet, throw the SNN far off
 JUDGED = 0.1  # share of the iterations, the last ones, on whose batches the SNN has to be nearer than the one it started from
 
 

@@ -22,7 +22,7 @@ class Descent:
     Attributes:
         iterations: Steps of Adam, each on one batch of the calibration loader, which is passed over as often as needed.
         lr: Largest learning rate, as a share of the root mean square of each tensor, for a loss of 1 at the start; for a loss of ℓ it is √ℓ times
-            that, so that an SNN that is near takes small steps. It rises over the first tenth of the iterations, and falls as half a cosine.
+            that, so that an SNN that is near takes small steps. It rises over three tenths of the iterations, and falls as half a cosine.
         surrogate: Of the gradient.
         steps_per_call: Time-steps whose values are kept for the gradient; the others are computed again. None keeps all T.
 
