@@ -39,7 +39,7 @@ def evaluated(widths, method, samples=40):
 def parts():
     made = {
         "LTB": evaluated((4, 32, 32, 3), ts.LTB(batches=2)),
-        'A <b>bold</b> & "ternary" one': evaluated((4, 32, 32, 3), ts.SNM(batches=2)),
+        'A <b>bold</b> & "ternary" one': evaluated((4, 32, 32, 3), ts.Auto(4, 2, iterations=5)),
     }
     return [{label: found[n] for label, found in made.items()} for n in range(3)]
 
@@ -85,10 +85,11 @@ def test_it_renders_every_number_without_a_complaint(page, parts, tmp_path):
         "calibration samples",
         "rebuilt",
         "latency in steps by T",
+        "in 5 iterations, 200 samples",
         "multiply-adds",
     ):
         assert text in dom
-    assert dom.count("<figure>") == dom.count("vega-embed") // (dom.count("vega-embed") // dom.count("<figure>")) == 8
+    assert dom.count("<figure>") == dom.count("vega-embed") // (dom.count("vega-embed") // dom.count("<figure>")) == 9
     assert "<b>bold" not in dom  # a label is text, not code
 
 
@@ -112,13 +113,13 @@ def test_charts_stand_without_scripts(page, tmp_path):
     bare = tmp_path / "bare.html"
     bare.write_text(re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.S))
     dom, _ = opened(bare, tmp_path)
-    assert dom.count("<svg") >= 8
+    assert dom.count("<svg") >= 9
 
 
 def test_every_chart_is_a_picture_too(page):
     names = sorted(path.name for path in (page.parent / "pictures").iterdir())
     assert names == sorted(f"{name}.{ending}" for ending in ("png", "svg") for name in
-                           ("curve", "energy", "stages-0", "errors-0", "stages-1", "errors-1", "rates", "thresholds"))  # fmt: skip
+                           ("curve", "energy", "stages-0", "errors-0", "stages-1", "errors-1", "descent", "rates", "thresholds"))  # fmt: skip
 
 
 def test_one_result_alone_is_enough(parts, tmp_path):

@@ -18,6 +18,7 @@ from tospike.diagnosis import TERMS, Diagnosis
 from tospike.energy import Energy
 from tospike.files import replacing
 from tospike.result import Result
+from tospike.run.network import Descended
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 HEIGHT, WIDTH = 300, 760
@@ -180,6 +181,20 @@ def stages_chart(diagnosis: Diagnosis, title: str = "") -> Drawing:
     )  # fmt: skip
     text = base.mark_text(dy=-8).encode(text=alt.Text("value:Q", format=".2f" if scored else ".3f"))
     return _layered(base.mark_bar(color=COLOURS[0], size=48), text, title=title, networks=False)
+
+
+def descents_chart(descents: Mapping[str, Descended], title: str = "") -> Drawing:
+    """Return the loss of every iteration of gradient descent towards the ANN."""
+    rows = [
+        {"network": label, "iteration": number, "loss": loss}
+        for label, descended in descents.items()
+        for number, loss in enumerate(descended.losses, 1)
+    ]
+    lines = alt.Chart(_table(rows)).mark_line(strokeWidth=1.5).encode(
+        x=alt.X("iteration:Q"), y=alt.Y("loss:Q", title="distance from the ANN", scale=alt.Scale(type="log", nice=False)),
+        color=_network(descents)["color"], tooltip=[alt.Tooltip("network:N"), alt.Tooltip("iteration:Q"), alt.Tooltip("loss:Q", format=".4g")],
+    )  # fmt: skip
+    return _layered(lines, title=title)
 
 
 def thresholds_chart(rows: Iterable[Mapping[str, Any]], title: str = "") -> Drawing:

@@ -83,8 +83,8 @@ def write_report(
     refuse_existing(path, force)
     costs = {label: energy(result, table) for label, result in found.items() if result.layers}
     said = [
-        *sections.scores(found), *sections.energies(found, costs), *sections.errors(looked), *sections.layers(found, made),
-        *sections.records(found, made, command or " ".join(sys.argv)),
+        *sections.scores(found), *sections.energies(found, costs), *sections.errors(looked), *sections.descents(made),
+        *sections.layers(found, made), *sections.records(found, made, command or " ".join(sys.argv)),
     ]  # fmt: skip
     drawn = [chart for section in said for chart in section.charts]
     page = _template().render(

@@ -204,6 +204,23 @@ def errors(diagnoses: Mapping[str, Diagnosis]) -> list[Section]:
     return sections
 
 
+def descents(made: Mapping[str, Conversion]) -> list[Section]:
+    """Show how networks came closer to their ANN by gradient descent."""
+    found = {label: one.descended for label, one in made.items() if one.descended is not None}
+    if not found:
+        return []
+    caption = "Mean relative error of all Sites, plus that of the outputs, on the calibration batch of each iteration."
+    chart = Drawn("descent", caption, charts.descents_chart(found))
+    return [
+        Section(
+            "gradient-descent",
+            "Gradient descent towards the ANN",
+            [f"{label}: {one}." for label, one in found.items()],
+            [chart],
+        )
+    ]
+
+
 def layers(results: Mapping[str, Result], made: Mapping[str, Conversion]) -> list[Section]:
     """Show spike rates, thresholds, operations, and what is analog."""
     drawn = [Drawn("rates", "Spikes of a neuron in a step, over the whole simulation.", charts.rates_chart(results))]

@@ -48,7 +48,7 @@ class Descended:
 
     def __str__(self) -> str:
         """Show where it began and ended."""
-        kept = "" if self.after < self.before else ", which was undone: lower lr"
+        kept = "" if self.after < self.before else ", which was undone: lower lr, or more iterations"
         return f"loss {self.before:.3g} to {self.after:.3g} in {len(self.losses):,} iterations, {self.samples:,} samples{kept}"
 
 
