@@ -3,7 +3,7 @@ import torch
 
 from references.videos import numbers_in, write_video
 from tospike import data
-from tospike.errors import DataError
+from tospike.errors import DataError, OptionError
 
 pytest.importorskip("av")
 
@@ -49,6 +49,17 @@ def test_augmentation_is_for_training_only(tmp_path):
     again = next(iter(found.loaders(4, seed=1)[0]))
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one, other)
+
+
+def test_videos_are_held_out_whole(tmp_path):
+    found = plainly(kinetics(tmp_path))
+    search = found.held_out(6, seed=1)
+    held, left = ([part[number][2] for number in range(len(part))] for part in (search.test, search.train))
+    assert sorted({*held, *left}) == [0, 1, 2, 3]
+    assert [held.count(video) for video in sorted(set(held))] == [5, 5]
+    assert [left.count(video) for video in sorted(set(left))] == [5, 5]
+    with pytest.raises(OptionError, match=r"(?s)held_out.*got: 16.*\[1, 15\]"):
+        found.held_out(16)
 
 
 def test_all_containers_are_listed(tmp_path):

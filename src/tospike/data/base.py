@@ -42,6 +42,7 @@ class Data:
         std: Standard deviation of each channel that was divided by; empty where images are not normalised.
         collate: Makes a batch of a list of samples.
         task: What its samples ask for.
+        together: How many training samples that follow each other belong together, as the clips of one video do.
 
     Raises:
         DataError: A part holds no sample.
@@ -57,6 +58,7 @@ class Data:
     std: tuple[float, ...] = ()
     collate: Callable[[Sequence[Any]], Any] = collate
     task: Task = field(default_factory=Classification)
+    together: int = 1
 
     def __post_init__(self) -> None:
         """Refuse empty parts, which every later stage would trip over."""
@@ -91,10 +93,11 @@ class Data:
     def held_out(self, count: int, *, seed: int = 0) -> Data:
         """Return the set with `count` training samples, drawn by `seed`, in place of its test samples: for choosing settings.
 
-        The samples that are held out are not augmented; `train` and `plain` lose them.
+        The samples that are held out are not augmented; `train` and `plain` lose them. Samples that belong together stay together: of
+        videos with five clips, a `count` of 8 takes two whole ones, 10 clips.
 
         Raises:
-            OptionError: `count` is not in [1, training samples).
+            OptionError: `count` is below 1, or leaves nothing to train on.
 
         Example:
             >>> from tospike import data
@@ -103,12 +106,15 @@ class Data:
             100
         """
         plain = self.train if self.plain is None else self.plain
-        size = len(plain)  # type: ignore[arg-type]
-        if not 1 <= count < size:
-            raise OptionError("`count` of held_out is out of range", got=str(count), expected=f"an integer in [1, {size})",
-                              remedy=f"Pass {max(size // 10, 1)}.")  # fmt: skip
-        order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
-        out, left = sorted(order[:count]), sorted(order[count:])
+        units = len(plain) // self.together  # type: ignore[arg-type]
+        most = (units - 1) * self.together
+        if not 1 <= count <= most:
+            raise OptionError("`count` of held_out is out of range", got=str(count), expected=f"an integer in [1, {most}]",
+                              remedy=f"Pass {max(most // 10, 1)}.")  # fmt: skip
+        taken = -(-count // self.together)
+        order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
+        samples = torch.arange(units * self.together).view(units, self.together)
+        out, left = (samples[part.sort().values].flatten().tolist() for part in (order[:taken], order[taken:]))
         return replace(self, train=Subset(self.train, left), test=Subset(plain, out), plain=Subset(plain, left))
 
     def calibration(self, batch_size: int, *, workers: int = 0, seed: int = 0) -> DataLoader[Any]:

@@ -67,6 +67,7 @@ def read_kinetics(
     return Data(
         "kinetics", VideoClips(train, preparation, augment=True) if augment else plain, VideoClips(test, preparation), names,
         preparation.shape, plain, tuple(mean), tuple(std), task=Video(),
+        together=clips_per_video,
     )  # fmt: skip
 
 
