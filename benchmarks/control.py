@@ -30,6 +30,7 @@ TABLE_ONLY = (  # the pictures have seven colours
     "LTB, beginnings too",
     "Auto binary, beginnings too",
     "Auto ternary, carry 0.5",
+    "Auto ternary, beginnings too",
     "Auto ternary, carry 0.5, descent",
 )  # the pictures have seven colours
 
@@ -44,6 +45,7 @@ def rows():
     yield "LTB, beginnings too", lambda t: ts.LTB(), every, 0, "both"
     yield "Auto ternary", ts.Auto, each, 0, "episodes"
     yield "Auto ternary, carry 0.5", lambda t: ts.Auto(t).using(carry=0.5), each, 0, "episodes"
+    yield "Auto ternary, beginnings too", ts.Auto, each, 0, "both"
     descending = partial(ts.Auto, iterations=ITERATIONS)
     yield "Auto ternary, descent", descending, few, 0, "episodes"
     yield "Auto ternary, carry 0.5, descent", lambda t: descending(t).using(carry=0.5), few, 0, "episodes"
