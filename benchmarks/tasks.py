@@ -108,6 +108,12 @@ def merged(rows):
     return found
 
 
+def place(item):
+    """Return where a row of the table stands."""
+    (name, label), _ = item
+    return NETWORKS.index(name), LABELS.index(label)
+
+
 def table(rows, command):
     """Write the rows as Markdown."""
     lines = [
@@ -121,7 +127,7 @@ def table(rows, command):
         "| network | samples | ANN | method | " + " | ".join(f"T={t}" for t in TIME_STEPS) + " | spikes | analog operations |",
         "|---|---|---|---|" + "---|" * (len(TIME_STEPS) + 2),
     ]  # fmt: skip
-    for (name, label), at in merged(rows).items():
+    for (name, label), at in sorted(merged(rows).items(), key=place):
         row = at["row"]
         losses = " | ".join(f"{at['lost'][t]:.1f}" if t in at["lost"] else "–" for t in TIME_STEPS)
         spikes = f"{at['spikes'][8]:.3f}" if 8 in at["spikes"] else "–"
