@@ -25,7 +25,7 @@ from tospike.zoo.actors import ACTORS
 TIME_STEPS, SEEDS = (4, 8, 16, 32, 64), range(50)
 FEW, ITERATIONS = (4, 8, 16), 1000  # of gradient descent, and the T that have it
 BY_T = ("curve", "scores", "delays", "spikes_per_neuron", "operations", "analog_operations", "latency")
-TABLE_ONLY = (  # the pictures have seven colours
+TABLE_ONLY = (
     "LTB, delay auto",
     "LTB, beginnings too",
     "Auto binary, beginnings too",
@@ -118,15 +118,13 @@ def main():
             kept.measure(key, partial(measure, control, found[data], method, runs, delay))
     lines = [
         f"Return of one episode for each of {len(SEEDS)} seeds, mean ± standard deviation over the episodes; T steps per decision. Ratio: to the return of",
-        "the ANN on the same seeds ± its standard error over the episodes. Descent: 1,000 iterations on the same observations, without rewards.",
+        f"the ANN on the same seeds ± its standard error over the episodes. Descent: {ITERATIONS:,} iterations on the same observations, without rewards.",
         f"Spikes: per neuron and step. {made_by('python benchmarks/control.py')}",
     ]
     for actor in [name for name in ACTORS if any(row["actor"] == name for row in kept.rows)]:
         labels = [label for label, *_ in rows()]
         mine = {
-            row["label"]: row["result"]
-            for row in kept.rows
-            if row["actor"] == actor and row.get("episodes") == len(SEEDS)
+            row["label"]: row["result"] for row in kept.rows if row["actor"] == actor and row["episodes"] == len(SEEDS)
         }
         found = {label: ts.Result.from_raw(mine[label]) for label in labels if label in mine}
         lines += [

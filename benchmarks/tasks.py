@@ -67,7 +67,6 @@ def measure(name, samples, rows, pictures):
     task, ann = found.task.bind(detector)
     _, test = found.loaders(BATCH)
     batches = list(islice(test, -(-samples // BATCH)))
-    seen = list(islice(found.calibration(BATCH, seed=0), CHOOSING // BATCH))
     made = {}  # LTB is converted once for all of its rows
 
     def converted(method, size):
@@ -84,7 +83,8 @@ def measure(name, samples, rows, pictures):
         def row(method=method, steps=steps, delay=delay, label=label):
             snn = converted(method, LTB_BATCH if label.startswith("LTB") else MADE_BATCH)
             sheet = pictures / f"{name}.png" if label == "LTB" and type(task).draw is not ts.Task.draw else None
-            chosen = best_delay(snn, task, steps[0], seen) if delay is None else delay
+            seen = islice(found.calibration(BATCH, seed=0), CHOOSING // BATCH)
+            chosen = best_delay(snn, task, steps[0], list(seen)) if delay is None else delay
             result = ts.evaluate(
                 snn, batches, task=task, time_steps=steps, delay=chosen, reference=ann, pictures=sheet, pictured=4
             )

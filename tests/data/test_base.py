@@ -115,6 +115,6 @@ def test_held_out_samples_are_not_trained_on():
     assert labels(found.held_out(10, seed=3).loaders(16)[1]) == held
     assert labels(found.held_out(10, seed=4).loaders(16)[1]) != held
     assert len(search.held_out(5).train) == 35
-    for count in (0, 50):
+    for count in (0, 50, 2.5, "all"):
         with pytest.raises(OptionError, match="held_out"):
             found.held_out(count)

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from tospike.data.memory import Batch
-from tospike.errors import DataError, OptionError
+from tospike.errors import DataError, OptionError, is_count
 from tospike.tasks import Classification, Task
 
 
@@ -108,8 +108,8 @@ class Data:
         plain = self.train if self.plain is None else self.plain
         units = len(plain) // self.together  # type: ignore[arg-type]
         most = (units - 1) * self.together
-        if not 1 <= count <= most:
-            raise OptionError("`count` of held_out is out of range", got=str(count), expected=f"an integer in [1, {most}]",
+        if not is_count(count) or count > most:
+            raise OptionError("`count` of held_out is out of range", got=repr(count), expected=f"an integer in [1, {most}]",
                               remedy=f"Pass {max(most // 10, 1)}.")  # fmt: skip
         taken = -(-count // self.together)
         order = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
