@@ -92,6 +92,26 @@ def evaluate(
         >>> sorted(ts.evaluate(snn, [(x, y)], time_steps=(2, 8), reference=ann, progress=False).curve)
         [2, 8]
     """
+    _refuse(snn, loader, task, time_steps, confidence, device)
+    marks = ordered(time_steps)
+    delays = check_run(snn.conversion, marks, marks[-1], delay, steps_per_call, engine)
+    drawn = None
+    if pictures is not None:
+        require("the evaluation", ("pictured", pictured, is_count(pictured), "an integer >= 1", 6))
+        drawn = _Sheet(task, Path(pictures), pictured)
+    calls = {"steps_per_call": steps_per_call, "engine": engine}
+    scoring = _Scoring(snn, task, marks, delay, delays, reference, confidence, calls, drawn)
+    result = scoring.run(loader, device, progress)
+    if save is not None:
+        result.save(save)
+    if not result.finished:
+        raise Interrupted(result)
+    return result
+
+
+def _refuse(
+    snn: SNN, loader: Iterable[Any], task: Task, time_steps: Iterable[int], confidence: Sequence[float], device: str | torch.device | None
+) -> None:  # fmt: skip
     require_type("snn", snn, SNN, "an SNN", "Pass what ts.convert returned.")
     require_type("loader", loader, Iterable, "an iterable of batches", "Pass a DataLoader or a list of batches.")
     require_type("task", task, Task, "a Task", "Pass e.g. task=ts.Regression().")
@@ -103,13 +123,8 @@ def evaluate(
         )
     if not time_steps:
         raise OptionError(
-            "`time_steps` is empty",
-            got=repr(time_steps),
-            expected="at least one T",
-            remedy="Pass time_steps=(1, 2, 4, 8).",
-        )
-    marks = ordered(time_steps)
-    delays = check_run(snn.conversion, marks, marks[-1], delay, steps_per_call, engine)
+            "`time_steps` is empty", got=repr(time_steps), expected="at least one T", remedy="Pass time_steps=(1, 2, 4, 8)."
+        )  # fmt: skip
     for level in confidence:
         require("the evaluation", ("confidence", level, is_within(level, 0, 1), "numbers in (0, 1]", (0.9,)))
     if confidence and type(task).confidence is Task.confidence:
@@ -119,27 +134,6 @@ def evaluate(
             "Synchronous neurons cannot stop early", got=f"confidence={tuple(confidence)}", expected="causal neurons",
             remedy="Leave confidence= out: every T is a run of its own.",
         )  # fmt: skip
-    drawn = None
-    if pictures is not None:
-        require("the evaluation", ("pictured", pictured, is_count(pictured), "an integer >= 1", 6))
-        drawn = _Sheet(task, Path(pictures), pictured)
-    scoring = _Scoring(
-        snn,
-        task,
-        marks,
-        delay,
-        delays,
-        reference,
-        confidence,
-        {"steps_per_call": steps_per_call, "engine": engine},
-        drawn,
-    )
-    result = scoring.run(loader, device, progress)
-    if save is not None:
-        result.save(save)
-    if not result.finished:
-        raise Interrupted(result)
-    return result
 
 
 def _is_there(device: str | torch.device) -> bool:
