@@ -69,6 +69,8 @@ class Setting:
         epochs = max(1, passes // tuning.time_steps)
         loader = self.whole if passes > FEW else self.part
         options = self.options(label) | ({} if tuning.normalise else {"lr": LR / 10})
+        if tuning.optimizer == "adam":
+            del options["lr"], options["warmup_epochs"]  # its own
         return ts.tune(snn, tuning, loader, ann=self.ann, epochs=epochs, channels_last=True, **options)
 
 
@@ -138,6 +140,10 @@ def every():
     rows |= {f"MiCE, T={t}": partial(mice, t) for t in (8, 4, 2)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}
+        rows |= {
+            f"Auto {spikes}, joint errors, T={t}": partial(tuned, auto(spikes)(t), ts.JointErrors(t), PASSES)
+            for t in steps
+        }
         rows |= {f"Auto {spikes}, descent, T={t}": partial(descended, auto(spikes)(t), t, PASSES // 2) for t in steps}
     related = {"QCFS, L=8": qcfs(8), "QCFS per channel, L=8": qcfs(8, granularity="channel"), "TCL": ts.TCL(), "RNL": ts.RNL(),
                "SlipReLU, L=8": ts.SlipReLU(levels=8), "LSQ, L=8": ts.LSQ(levels=8)}  # fmt: skip
@@ -209,7 +215,7 @@ def main():
         f"Fashion-MNIST ResNet-20, {options.samples:,} test images; points of top-1 below the pre-trained ReLU network (`{NETWORK}`), mean ± standard",
         "deviation over seeds (order of data and of calibration). Every trained row starts from that network. Passes over the training data: an epoch of",
         f"an ANN is one, of an SNN tuned at T it is T; one pass is {FEW} over a quarter of the data. SGD, batch {BATCH}, lr {LR}, half a cosine;",
-        f"a tenth of it for tuning by rate, which does not normalise: at {LR} it collapses to chance.",
+        f"a tenth of it for tuning by rate, which does not normalise: at {LR} it collapses to chance; joint errors, MiCE's second stage: Adam, 0.03.",
         "Its own ANN: what was trained, before conversion. Training-free rows are made for each T; QCFS and its kin are one network at every T; tuned rows",
         "were made for the T that is shown. Descent follows the distance to the ReLU network, without labels, by Adam.",
         made_by("python benchmarks/training.py"),

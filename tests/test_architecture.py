@@ -11,6 +11,7 @@ ORDER = [
     "files",
     "processes",
     "progress",
+    "relative_adam",
     "pictures",
     "graph",
     "neurons",

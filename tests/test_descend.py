@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import tospike as ts
-from tospike.descend import _optimiser, descend
-from tospike.differentiable import DifferentiableSNN
+from references.distance import distance
+from tospike.descend import descend
 from tospike.errors import CalibrationError, OptionError
 from tospike.parts.descent import Descent
+from tospike.relative_adam import RelativeAdam
 from tospike.testing import _Residual
 
 T = 3
@@ -43,27 +44,6 @@ def convert(ann, method, batches):
 
 def step(snn, ann, batches, iterations=1, steps=T, **settings):
     return descend(snn, ann, Descent(iterations, **settings), batches, steps, progress=False)
-
-
-def distance(snn, ann, x, steps):
-    """Return the loss, from the spikes of each step and the activations of the ANN, by its formula."""
-    sent, wanted = [], []
-    watched = [
-        module.register_forward_hook(lambda *call: sent.append(call[2][0].double().numpy().mean(0)))
-        for module in snn.graph.modules()
-        if isinstance(module, ts.neurons.Neuron)
-    ]
-    hook = ann.relu.register_forward_hook(lambda *call: wanted.append(call[2].double().numpy()))
-    try:
-        with torch.no_grad():
-            y, z = snn(x, time_steps=steps, steps_per_call=steps, engine="float"), ann(x)
-    finally:
-        for one in (*watched, hook):
-            one.remove()
-    assert len(sent) == len(wanted) == 2
-    errors = [np.sum((e - a) ** 2) / np.sum(a**2) for e, a in zip(sent, wanted, strict=True)]
-    y, z = y.double().numpy(), z.double().numpy()
-    return np.mean(errors) + np.sum((y - z) ** 2) / np.sum(z**2)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -186,18 +166,20 @@ def test_what_goes_wrong_on_the_way_says_where(ann, batches):
         step(snn, ann, [batches[0] * float("nan")], 3)
 
 
-@pytest.mark.parametrize(("distance", "share"), [(0.0025, 0.05), (0.25, 0.5), (1.0, 1.0)])
-def test_steps_are_shares_of_each_tensor_smaller_from_near(ann, batches, distance, share):
-    network = DifferentiableSNN(convert(ann, METHODS["binary"], batches), T)
-    optimizer, schedule = _optimiser(network, Descent(40, lr=0.1), distance)
-    rates = {name: [] for name, _ in network.named_parameters()}
-    for _ in range(40):
-        for (name, _), group in zip(network.named_parameters(), optimizer.param_groups, strict=True):
-            rates[name].append(group["lr"])
-        optimizer.step()
-        schedule.step()
-    for name, value in network.named_parameters():
-        size = max(np.sqrt(np.mean(value.detach().double().numpy() ** 2)), 1e-3)
-        assert max(rates[name]) == pytest.approx(0.1 * share * size, rel=1e-5)
-        assert np.argmax(rates[name]) == 11
-        assert rates[name][-1] < 0.01 * max(rates[name])
+@pytest.mark.parametrize("far", [0.0025, 1.0])
+def test_steps_are_smaller_from_near(ann, batches, monkeypatch, far):
+    class Recorded(RelativeAdam):
+        def step(self):
+            rates.append(self.param_groups[0]["lr"])
+
+    rates = []
+    monkeypatch.setattr(sys.modules["tospike.descend"], "RelativeAdam", Recorded)
+    monkeypatch.setattr(
+        sys.modules["tospike.descend"],
+        "distance",
+        lambda network, *_: far * network.neurons[network.sites[0]].start.mean() / 0.5,
+    )
+    step(convert(ann, ts.LTB(2), batches), ann, batches, 40, lr=0.1)
+    assert max(rates) == pytest.approx(0.1 * np.sqrt(far), rel=1e-5)
+    assert np.argmax(rates) == 11
+    assert rates[-1] < 0.01 * max(rates)

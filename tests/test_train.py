@@ -271,11 +271,13 @@ def loaders():
     }
 
 
+@pytest.mark.parametrize("optimizer", [{"nesterov": True}, {"optimizer": "adam", "lr": 0.03}])
 @pytest.mark.parametrize("kind", loaders())
-def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(kind, tmp_path):
+def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(kind, optimizer, tmp_path):
     straight, broken = small(), small()
-    whole = quiet(straight, loaders()[kind](), epochs=4, clip_norm=1.0, nesterov=True)
-    options = {"epochs": 4, "clip_norm": 1.0, "nesterov": True, "checkpoint": tmp_path / "run.pt"}
+    options = {"epochs": 4, "clip_norm": 1.0} | optimizer
+    whole = quiet(straight, loaders()[kind](), **options)
+    options["checkpoint"] = tmp_path / "run.pt"
     with pytest.raises(KeyboardInterrupt):
         quiet(broken, loaders()[kind](), log=stop_after(2), **options)
     torch.rand(7)
@@ -447,13 +449,28 @@ def test_a_checkpoint_is_replaced_only_when_it_is_complete(tmp_path, monkeypatch
 
 @pytest.mark.parametrize(
     ("name", "value"), [("epochs", 0), ("epochs", "3"), ("lr", 0.0), ("lr", math.nan), ("momentum", 1.0), ("weight_decay", -1e-4),
-                        ("warmup_epochs", 2), ("clip_norm", 0.0), ("mixed_precision", "fp8")],
+                        ("warmup_epochs", 2), ("clip_norm", 0.0), ("mixed_precision", "fp8"), ("optimizer", "lion")],
 )  # fmt: skip
 def test_settings_out_of_range(name, value):
     with pytest.raises(OptionError, match="out of range") as caught:
         quiet(small(), shuffled(), **{name: value})
     assert f"`{name}` of fit" in str(caught.value)
     assert caught.value.problem.remedy.startswith(f"Pass {name}=")
+
+
+def test_the_first_step_of_adam_is_a_share_of_each_tensor():
+    ann = small()
+    before = {name: value.detach().clone() for name, value in ann.named_parameters()}
+    quiet(ann, DataLoader(samples(), len(samples())), epochs=1, optimizer="adam", lr=0.01, weight_decay=0.0)
+    for name in ("0.weight", "1.weight", "4.weight"):
+        moved = (ann.get_parameter(name) - before[name]).detach().abs().max()
+        half = 0.005  # the rate at the middle of a batch, halfway down the cosine
+        assert float(moved / before[name].square().mean().sqrt()) == pytest.approx(half, rel=0.01)
+
+
+def test_nesterov_momentum_is_one_of_sgd():
+    with pytest.raises(OptionError, match="nesterov"):
+        quiet(small(), shuffled(), optimizer="adam", nesterov=True)
 
 
 def test_all_bad_settings_are_named_at_once():

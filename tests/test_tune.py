@@ -1,6 +1,7 @@
 """Tuning: the SNN itself in the forward pass, gradients that are what they say, and nothing left behind."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import tospike as ts
+from references.distance import distance
 from tospike.errors import OptionError
 from tospike.neurons import Neuron
 from tospike.run.network import Tuned
@@ -44,7 +46,7 @@ METHODS = {
 SYNCHRONOUS = {"parallel": ts.Parallel(time_steps=T), "bits": ts.BitWeighted(time_steps=T)}
 TUNINGS = {
     "time": ts.Tuning(T), "dsr": ts.DSR(T), "ptl": ts.PTL(T), "layer": ts.LayerTuning(T), "lasnn": ts.LaSNN(T), "deep": ts.DeepSNN(T),
-    "snn2ann": ts.SNN2ANN(T),
+    "snn2ann": ts.SNN2ANN(T), "joint": ts.JointErrors(T),
 }  # fmt: skip
 
 
@@ -91,6 +93,32 @@ def test_every_tuning_learns_and_leaves_an_snn(ann, batches, tuning):
     assert result.curve[T] == pytest.approx(records[-1].test_scores["top1"])
     assert result.curve[T] > ts.evaluate(snn, batches, time_steps=(T,), progress=False).curve[T]
     assert tuned.conversion.tuned.settings["name"] == type(TUNINGS[tuning]).__name__
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_distance_is_the_formula(ann, batches, name):
+    snn, x = convert(ann, batches, METHODS[name]), batches[0][0]
+    network = TrainableSNN(snn, ts.Tuning(T, normalise=False, logits=0.0, distance=2.0)).train()
+    network.watch_ann(ann, {"x": x})
+    network(x)
+    assert network.penalty().item() == pytest.approx(2.0 * distance(snn, ann, x, T), rel=1e-4)
+
+
+def test_joint_errors_follow_adam_with_a_warm_up(ann, batches, monkeypatch):
+    snn, seen = convert(ann, batches, METHODS["binary"]), []
+
+    def recorded(*args, **options):
+        seen.append(options)
+        return ts.fit(*args, **options)
+
+    monkeypatch.setattr(sys.modules["tospike.tune"], "fit", recorded)
+    for options in ({}, {"lr": 0.5, "weight_decay": 1e-4}):
+        ts.tune(snn, ts.JointErrors(T), batches, ann=ann, epochs=2, progress=False, **options)
+    wanted = {"optimizer": "adam", "lr": 0.03, "warmup_epochs": 0.2, "weight_decay": 0.0}
+    assert [{name: one[name] for name in wanted} for one in seen] == [
+        wanted,
+        wanted | {"lr": 0.5, "weight_decay": 1e-4},
+    ]
 
 
 @pytest.mark.parametrize("part", ["weights", "biases", "thresholds", "starts"])
@@ -176,7 +204,7 @@ def test_a_prepared_network_learns_from_the_one_it_was_prepared_from(ann, batche
     x = batches[0][0]
     prepared = ts.prepare(relu, method, example=x, calibration=[x for x, _ in batches])
     snn = ts.convert(prepared.eval(), example=x)
-    tuned = tune(snn, ts.Tuning(T, errors=0.1), batches, relu, epochs=1)
+    tuned = tune(snn, ts.Tuning(T, distance=0.1), batches, relu, epochs=1)
     assert tuned.site_names == snn.site_names
     assert all(torch.isfinite(theta).all() for theta in tuned.conversion.thresholds.values())
 
@@ -311,7 +339,7 @@ class _Wide(_Residual):
 
 @pytest.mark.parametrize("settings", [{"time_steps": 0}, {"gradient": "both"}, {"trained": ()}, {"trained": ("gains",)}, {"logits": -1.0}, {"temperature": 0.0},
                                       {"order": "last"}, {"gradient": "rate"}, {"order": "each"}, {"steps_per_call": 0}, {"surrogate": 1.0},
-                                      {"trained": ("thresholds",)}, {"trained": ("weights",)}, {"gradient": "rate", "normalise": False, "errors": 0.1}])  # fmt: skip
+                                      {"trained": ("thresholds",)}, {"trained": ("weights",)}, {"gradient": "rate", "normalise": False, "distance": 0.1}])  # fmt: skip
 def test_settings_out_of_range(settings):
     with pytest.raises(OptionError):
         ts.Tuning(**({"time_steps": T} | settings))

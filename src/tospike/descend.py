@@ -10,18 +10,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
 from tospike import processes
-from tospike.differentiable import DifferentiableSNN, Teacher, relative_error
+from tospike.differentiable import DifferentiableSNN, Teacher, distance
 from tospike.errors import CalibrationError
-from tospike.graph.batches import Inputs, cycle, move, split_batch, tensors_in
+from tospike.graph.batches import Inputs, cycle, move, split_batch
 from tospike.parts.descent import Descent
 from tospike.progress import track
+from tospike.relative_adam import RelativeAdam
 from tospike.run.network import SNN, Descended
 
-LEAST = 1e-3  # root mean square that a tensor is taken to have at least, so that zeros can change
 WARM_UP = 0.3  # share of the iterations; with a shorter one the moments of Adam, not known yet, throw the SNN far off
 JUDGED = 0.1  # share of the iterations, the last ones, on whose batches the SNN has to be nearer than the one it started from
 
@@ -63,8 +62,12 @@ def descend(
     first = given(next(cycle(calibration, 1)))
     teacher = Teacher(ann, first, snn)
     with torch.no_grad():
-        distance = _shared(_distance(start, teacher, first, 1))
-    optimizer, schedule = _optimiser(network, descent, distance)
+        lr = descent.lr * math.sqrt(
+            _shared(_distance(start, teacher, first, 1))
+        )  # tensors off by a share of s are at about s²
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = RelativeAdam(trained, lr)
+    schedule = OneCycleLR(optimizer, lr, descent.iterations, pct_start=WARM_UP, cycle_momentum=False)
     losses, before, samples = [], [], 0
     last = descent.iterations - math.ceil(JUDGED * descent.iterations)
     batches = track(cycle(calibration, descent.iterations), "descend", total=descent.iterations, shown=progress)
@@ -76,8 +79,8 @@ def descend(
             with torch.no_grad():
                 before.append(_shared(_distance(start, teacher, inputs, number)))
         loss.backward()  # type: ignore[no-untyped-call]
-        for group in optimizer.param_groups:
-            for parameter in (one for one in group["params"] if one.grad is not None):
+        for parameter in trained:
+            if parameter.grad is not None:
                 parameter.grad = processes.total(parameter.grad) / processes.count()
         optimizer.step()
         schedule.step()
@@ -91,17 +94,6 @@ def descend(
 def _samples_in(inputs: Inputs) -> int:
     """Return how many samples the batches of all processes have."""
     return len(next(iter(inputs.values()))) * processes.count()
-
-
-def _optimiser(network: DifferentiableSNN, descent: Descent, distance: float) -> tuple[Optimizer, OneCycleLR]:
-    """Return Adam, with a rate for each tensor, and the schedule of the rates."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    share = descent.lr * math.sqrt(distance)  # tensors that are off by a share of s are at a distance of about s²
-    rates = [share * max(float(value.detach().square().mean().sqrt()), LEAST) for value in parameters]
-    optimizer = torch.optim.Adam(
-        [{"params": [value], "lr": rate} for value, rate in zip(parameters, rates, strict=True)]
-    )
-    return optimizer, OneCycleLR(optimizer, rates, descent.iterations, pct_start=WARM_UP, cycle_momentum=False)
 
 
 def _shared(loss: Tensor) -> float:
@@ -121,9 +113,7 @@ def _distance(network: DifferentiableSNN, teacher: Teacher, given: Inputs, numbe
             "out of memory, let it yield smaller ones, or pass Descent(steps_per_call=1).",
         ) from error  # fmt: skip
     wanted, activations = teacher(given)
-    sites = [relative_error(means[node], activations[node.meta["site"].name]) for node in network.sites]
-    outputs = [relative_error(y, z) for y, z in zip(tensors_in(output), tensors_in(wanted), strict=True)]
-    loss = torch.stack(sites).mean() + torch.stack(outputs).mean()
+    loss = distance(network, means, output, activations, wanted)
     if not loss.isfinite():
         raise CalibrationError(
             "The loss of the descent is not finite", where=f"iteration {number}", got=str(float(loss.detach())), expected="a finite number",

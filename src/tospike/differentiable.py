@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 from tospike.check import counterpart
-from tospike.graph.batches import Inputs
+from tospike.graph.batches import Inputs, tensors_in
 from tospike.graph.walk import module_of, site_nodes
 from tospike.methods.tuning import PARTS, Part
 from tospike.neurons.modules import Neuron
@@ -152,6 +152,23 @@ class Teacher:
         for node in self.graph.graph.nodes:
             values[node] = next(inputs) if node.op == "placeholder" else call(self.graph, node, values)
         return values[node], {name: values[site] for site, name in self.names.items()}
+
+
+def distance(
+    network: DifferentiableSNN, means: Values, output: Any, activations: dict[str, Tensor], wanted: Any
+) -> Tensor:
+    """Return what an SNN differs by from its ANN, at all Sites and outputs; see `tospike.parts.descent.Descent`.
+
+    Args:
+        network: The SNN.
+        means: Mean emissions at its Sites.
+        output: Its output.
+        activations: Those of the ANN, by the names of the Sites.
+        wanted: The output of the ANN.
+    """
+    sites = [relative_error(means[node], activations[node.meta["site"].name]) for node in network.sites]
+    outputs = [relative_error(y, z) for y, z in zip(tensors_in(output), tensors_in(wanted), strict=True)]
+    return torch.stack(sites).mean() + torch.stack(outputs).mean()
 
 
 def relative_error(x: Tensor, wanted: Tensor) -> Tensor:

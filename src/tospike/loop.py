@@ -27,7 +27,9 @@ from tospike.graph.batches import move, split_batch
 from tospike.graph.inputs import required_inputs
 from tospike.graph.kinds import TrainableActivation
 from tospike.history import EpochRecord, History
+from tospike.methods.tuning import OPTIMIZERS
 from tospike.neurons.modules import Neuron
+from tospike.relative_adam import RelativeAdam
 from tospike.tasks import Task
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -45,13 +47,14 @@ class Settings:
     momentum: float
     nesterov: bool
     weight_decay: float
-    warmup_epochs: int
+    warmup_epochs: float
     clip_norm: float | None
     accumulate: int
     patience: int | None
     mixed_precision: str | None
     channels_last: bool
     seed: int
+    optimizer: str = "sgd"
 
     def __post_init__(self) -> None:
         require(
@@ -59,11 +62,12 @@ class Settings:
             ("epochs", self.epochs, is_count(self.epochs), "an integer >= 1", 100),
             ("lr", self.lr, is_within(self.lr, 0, sys.float_info.max), "positive and finite", 0.1),
             ("momentum", self.momentum, self.momentum == 0 or (is_within(self.momentum, 0, 1) and self.momentum < 1), "in [0, 1)", 0.9),
-            ("nesterov", self.nesterov, self.momentum != 0 or not self.nesterov, "False without momentum", False),
+            ("nesterov", self.nesterov, not self.nesterov or (self.momentum != 0 and self.optimizer == "sgd"), "False without SGD with momentum", False),
             ("weight_decay", self.weight_decay, self.weight_decay == 0 or is_within(self.weight_decay, 0, sys.float_info.max),
              ">= 0 and finite", 5e-4),
             ("warmup_epochs", self.warmup_epochs, self._fits_in(self.warmup_epochs), "in [0, epochs)", 0),
             ("clip_norm", self.clip_norm, self.clip_norm is None or is_within(self.clip_norm, 0, sys.float_info.max), "positive or None", 1.0),
+            ("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}", "sgd"),
             ("seed", self.seed, self.seed == 0 or is_count(self.seed), "an integer >= 0", 42),
             ("accumulate", self.accumulate, is_count(self.accumulate), "an integer >= 1", 1),
             ("patience", self.patience, self.patience is None or is_count(self.patience), "an integer >= 1, or None", 5),
@@ -92,11 +96,7 @@ class Run:
         # `_forward` sets the number format: accelerate would patch `ann.forward` and allow one format per process.
         self.accelerator = Accelerator(mixed_precision="no")
         self.device: torch.device = self.accelerator.device
-        optimizer = torch.optim.SGD(
-            [parameter for parameter in ann.parameters() if parameter.requires_grad], lr=settings.lr,
-            momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov,
-        )  # fmt: skip
-        self.model, self.optimizer, *prepared = self.accelerator.prepare(ann, optimizer, *loaders)
+        self.model, self.optimizer, *prepared = self.accelerator.prepare(ann, _optimizer(ann, settings), *loaders)
         self.train_loader, self.test_loader, self.validation_loader = prepared
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.mixed_precision == "fp16")
         self.history = History(task.headline)
@@ -317,6 +317,15 @@ class Run:
         for name, part in parts.items():
             getattr(self, name).load_state_dict(part)
         self.history, self.best = history, best
+
+
+def _optimizer(ann: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in ann.parameters() if parameter.requires_grad]
+    if settings.optimizer == "adam":
+        return RelativeAdam(trained, settings.lr, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        trained, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=settings.nesterov
+    )
 
 
 def _empty(which: str) -> TrainingError:

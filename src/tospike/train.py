@@ -19,6 +19,7 @@ from torch import nn
 from tospike.errors import OptionError, TrainingError, require_type
 from tospike.history import EpochRecord, History, Metrics
 from tospike.loop import Run, Settings
+from tospike.methods.tuning import Optimizer
 from tospike.tasks import Classification, Task
 
 _CLASSIFICATION = Classification()
@@ -31,7 +32,7 @@ class FitOptions(TypedDict, total=False):
     momentum: float
     nesterov: bool
     weight_decay: float
-    warmup_epochs: int
+    warmup_epochs: float
     clip_norm: float | None
     accumulate: int
     validation_loader: Iterable[Any] | None
@@ -48,14 +49,14 @@ class FitOptions(TypedDict, total=False):
 
 def fit(
     ann: nn.Module, train_loader: Iterable[Any], test_loader: Iterable[Any] | None = None, *,
-    epochs: int, task: Task = _CLASSIFICATION, lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False,
-    weight_decay: float = 5e-4, warmup_epochs: int = 0, clip_norm: float | None = None, accumulate: int = 1,
+    epochs: int, task: Task = _CLASSIFICATION, optimizer: Optimizer = "sgd", lr: float = 0.1, momentum: float = 0.9, nesterov: bool = False,
+    weight_decay: float = 5e-4, warmup_epochs: float = 0, clip_norm: float | None = None, accumulate: int = 1,
     validation_loader: Iterable[Any] | None = None, patience: int | None = None,
     mixed_precision: Literal["bf16", "fp16"] | None = None, channels_last: bool = False, seed: int = 42,
     checkpoint: str | os.PathLike[str] | None = None, resume: bool = True,
     metrics: str | os.PathLike[str] | None = None, progress: bool = True, log: Callable[[EpochRecord], None] | None = None,
 ) -> History:  # fmt: skip
-    """Train a network in place with SGD; the weights after the last epoch are the result, unless `patience` says otherwise.
+    """Train a network in place; the weights after the last epoch are the result, unless `patience` says otherwise.
 
     The learning rate rises linearly over the warm-up, then follows half a cosine to 0; it changes with every batch, not
     in one jump per epoch. Weight decay acts on all parameters, those of batch norm and of trained thresholds included. A
@@ -73,10 +74,12 @@ def fit(
         test_loader: Batches to score after every epoch, for the log only.
         epochs: Passes over the training data.
         task: Loss and scores.
-        lr: Highest learning rate.
-        momentum: Momentum of SGD.
-        nesterov: Use Nesterov momentum.
-        weight_decay: L2 penalty of SGD.
+        optimizer: ``"sgd"``, or ``"adam"`` with steps in proportion to the root mean square of each tensor as it is at the beginning: for networks
+            that have been trained before.
+        lr: Highest learning rate; of Adam a share, e.g. 0.03.
+        momentum: Momentum of SGD; of Adam how much of the mean gradient is kept.
+        nesterov: Use Nesterov momentum; SGD alone.
+        weight_decay: L2 penalty.
         warmup_epochs: Epochs of linear warm-up.
         clip_norm: Largest allowed norm of all gradients together.
         accumulate: Batches whose gradients are averaged for one step of SGD: the effect of larger batches, but for batch norm.
@@ -110,7 +113,7 @@ def fit(
     """
     settings = Settings(
         epochs, lr, momentum, nesterov, weight_decay, warmup_epochs, clip_norm, accumulate, patience, mixed_precision,
-        channels_last, seed,
+        channels_last, seed, optimizer,
     )  # fmt: skip
     require_type("task", task, Task, "a Task", "Pass e.g. task=ts.Regression().")
     if patience is not None and validation_loader is None:

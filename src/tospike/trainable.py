@@ -9,8 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from tospike import processes
-from tospike.differentiable import DifferentiableSNN, Teacher, relative_error
-from tospike.error_terms import wanted
+from tospike.differentiable import DifferentiableSNN, Teacher, distance, relative_error
 from tospike.errors import OptionError, TrainingError
 from tospike.graph.batches import Inputs
 from tospike.graph.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, affine, folded, is_weighted
@@ -125,17 +124,14 @@ class TrainableSNN(DifferentiableSNN):
         if not self.training:
             return self.by_time(given, set())[0]
         output, sent = self._by_rate(given) if self.tuning.gradient == "rate" else self.by_time(given, self._compared())
-        self.lacking += self._errors(sent)
         if self.teacher is not None:
             self.lacking += self._distilled(output, sent, *self.teacher(given))
         self.seen += 1
         return output
 
     def _compared(self) -> set[fx.Node]:
-        """Return what the loss wants to see of a run through time: what enters and leaves the Sites, where it compares them."""
-        if not self.tuning.maps and not self.tuning.errors:
-            return set()
-        return {*self.sites, *(node.all_input_nodes[0] for node in self.sites)}
+        """Return what the loss wants to see of a run through time: what leaves the Sites, where it compares them."""
+        return set(self.sites) if self.tuning.maps or self.tuning.distance else set()
 
     def penalty(self) -> Tensor | None:
         """Return what the last forward pass adds to the loss, a scalar."""
@@ -171,16 +167,6 @@ class TrainableSNN(DifferentiableSNN):
         reach = neuron.model.reach(self.tuning.time_steps) * neuron.threshold
         return neuron.function(current).minimum(reach).maximum(-reach)  # type: ignore[no-any-return]
 
-    def _errors(self, means: Values) -> list[Tensor]:
-        """Return what neurons send beside the activation of their own mean current, relative to it, Site by Site."""
-        if not self.tuning.errors:
-            return []
-        losses = []
-        for node, neuron in self.neurons.items():
-            current = neuron.biased_mean(means[node.all_input_nodes[0]], self.tuning.time_steps)
-            losses.append(self.tuning.errors * relative_error(means[node], wanted(node, neuron, current)))
-        return losses
-
     def _distilled(self, output: Any, sent: Values, wanted: Any, activations: dict[str, Tensor]) -> list[Tensor]:
         tuning, losses = self.tuning, []
         if tuning.logits:
@@ -192,6 +178,8 @@ class TrainableSNN(DifferentiableSNN):
             if emission.ndim > 2:
                 difference = _map(emission, site.channel_axis) - _map(activations[site.name], site.channel_axis)
                 losses.append(tuning.maps * difference.square().sum(1).mean())
+        if tuning.distance:
+            losses.append(tuning.distance * distance(self, sent, output, activations, wanted))
         if tuning.order == "each":
             losses += [relative_error(emission, activations[site.name]) for site, emission in pairs]
         return losses

@@ -43,7 +43,8 @@ def tune(
         epochs: Passes over the training data.
         task: Loss and scores.
         ann: The network that the SNN was converted from, which distillation learns from.
-        options: Other arguments of `tospike.fit`: ``lr=0.05``, ``checkpoint="run.pt"``, ``seed=1`` …; without weight decay unless given.
+        options: Other arguments of `tospike.fit`: ``lr=0.05``, ``checkpoint="run.pt"``, ``seed=1`` …; without weight decay unless given. Where the
+            tuning says Adam, ``lr=0.03`` and a warm-up of a tenth of the epochs.
 
     Raises:
         OptionError: A setting is out of range, or does not fit the neurons; distillation without ``ann=``.
@@ -78,8 +79,17 @@ def tune(
     if ann is not None and batches and tuning.needs_ann:
         network.watch_ann(ann, batches[0])
     network.batches_in_all = epochs * length_hint(train_loader)
-    history = fit(network, train_loader, test_loader, epochs=epochs, task=task, **({"weight_decay": 0.0} | options))
+    history = fit(
+        network, train_loader, test_loader, epochs=epochs, task=task, optimizer=tuning.optimizer,
+        **(_defaults(tuning, epochs) | options),
+    )  # fmt: skip
     return network.finished(tuned=Tuned(_plain(tuning), history))
+
+
+def _defaults(tuning: Tuning, epochs: int) -> FitOptions:
+    if tuning.optimizer == "adam":
+        return {"weight_decay": 0.0, "lr": 0.03, "warmup_epochs": 0.1 * epochs}  # its moments are not known at first
+    return {"weight_decay": 0.0}
 
 
 def _refuse(snn: SNN, tuning: Tuning, ann: nn.Module | None, task: Task) -> None:

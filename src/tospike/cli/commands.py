@@ -293,10 +293,14 @@ def _tune(entry: Recipe, ann: nn.Module, found: data.Data, folder: Path, resume:
     snn = ts.convert(ann.eval(), calibration=calibration, seed=entry.seed)
     before = zoo.load(entry.start, folder) if entry.start else None
     loaders = found.loaders(entry.batch_size, test_batch_size=500, seed=entry.seed)
+    options: FitOptions = {
+        "seed": entry.seed, "channels_last": True, "checkpoint": folder / f"{entry.name}-tuned.pt", "resume": resume,
+        "metrics": folder / f"{entry.name}-tuned.jsonl",
+    }  # fmt: skip
+    if entry.tuning_lr is not None:
+        options["lr"] = entry.tuning_lr
     tuned = ts.tune(
-        snn, ts.tuning(entry.tuning, **entry.tuning_options), *loaders, ann=before, epochs=entry.tuning_epochs, lr=entry.lr,
-        seed=entry.seed, channels_last=True, checkpoint=folder / f"{entry.name}-tuned.pt", resume=resume,
-        metrics=folder / f"{entry.name}-tuned.jsonl",
+        snn, ts.tuning(entry.tuning, **entry.tuning_options), *loaders, ann=before, epochs=entry.tuning_epochs, **options,
     )  # fmt: skip
     assert tuned.conversion.tuned is not None
     return tuned.conversion.tuned.history

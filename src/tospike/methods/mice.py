@@ -28,11 +28,12 @@ class MiCE(Trained):
     1. `prepare` and `fit`: θ per channel and the weights are trained with a quantiser of T levels in place of each ReLU, from thresholds of
        least error for T levels: clipping and quantisation error are in the loss.
     2. `convert` and `tune` with `tuning`: weights, biases, θ and v(0) per channel are trained with the SNN itself in the forward pass, for the task, the
-       outputs of the ANN, and ``Σ_l E[(E_clip + E_quant + E_time)²]/E[ReLU(z̄)²]``: timing error is in the loss too.
+       outputs of the ANN, and the distance to the ANN at every Site, which is ``E_clip + E_quant + E_time`` and what the layers before it left of
+       them: timing error is in the loss too.
 
     Attributes:
         time_steps: T that will be run.
-        errors: Weight of the errors at all Sites in the second stage.
+        distance: Weight of the distance to the ANN in the second stage (`tospike.parts.descent.Descent` has its formula).
         initial, granularity, average_pool: See `Trained`.
 
     Source: Ho and Chang, "MiCE", IEEE JETCAS 2023. Its full text is not public to us. Its abstract states: pre-trained ANNs are converted; the
@@ -41,12 +42,12 @@ class MiCE(Trained):
 
     Example:
         >>> method = MiCE(time_steps=8)
-        >>> method.tuning.time_steps, method.tuning.errors
-        (8, 0.1)
+        >>> method.tuning.time_steps, method.tuning.distance
+        (8, 4.0)
     """
 
     time_steps: int = 8
-    errors: float = 0.1
+    distance: float = 4.0
     granularity: Literal["layer", "channel"] = "channel"
 
     def limits(self) -> tuple[Rule, ...]:
@@ -55,11 +56,11 @@ class MiCE(Trained):
             *super().limits(),
             ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
             (
-                "errors",
-                self.errors,
-                self.errors == 0 or is_within(self.errors, 0, sys.float_info.max),
+                "distance",
+                self.distance,
+                self.distance == 0 or is_within(self.distance, 0, sys.float_info.max),
                 ">= 0 and finite",
-                0.1,
+                4.0,
             ),
         )
 
@@ -71,7 +72,7 @@ class MiCE(Trained):
     @property
     def tuning(self) -> JointErrors:
         """What the second stage passes to `tospike.tune`."""
-        return JointErrors(self.time_steps, errors=self.errors)
+        return JointErrors(self.time_steps, distance=self.distance)
 
     def activation(self, initial: float | Tensor, channels: int | None) -> ClipFloorShift:
         """Return the activation of one Site."""

@@ -15,6 +15,8 @@ Part = Literal["weights", "biases", "thresholds", "starts"]
 PARTS: tuple[Part, ...] = ("weights", "biases", "thresholds", "starts")
 Order = Literal["together", "front-first", "each"]
 ORDERS: tuple[Order, ...] = ("together", "front-first", "each")
+Optimizer = Literal["sgd", "adam"]
+OPTIMIZERS: tuple[Optimizer, ...] = ("sgd", "adam")
 
 TUNINGS: dict[str, type[Tuning]] = {}
 
@@ -23,8 +25,8 @@ TUNINGS: dict[str, type[Tuning]] = {}
 class Tuning:
     """Tune with the real SNN in the forward pass; by default through time, learning from the task and the outputs of the ANN.
 
-    Loss: ``task + logits·τ²·KL(ANN/τ ‖ SNN/τ) + maps·Σ_l ‖m_l(SNN) − m_l(ANN)‖² + errors·Σ_l ‖ē_l − f(z̄_l)‖²/‖f(z̄_l)‖²``; ``m = a/‖a‖`` with
-    ``a = Σ_c x_c²`` for each place of an image; ē is the mean emission of the SNN's own neurons, z̄ their mean current, f the activation.
+    Loss: ``task + logits·τ²·KL(ANN/τ ‖ SNN/τ) + maps·Σ_l ‖m_l(SNN) − m_l(ANN)‖² + distance·D``; ``m = a/‖a‖`` with
+    ``a = Σ_c x_c²`` for each place of an image; D is the distance to the ANN that `tospike.parts.descent.Descent` follows.
 
     Attributes:
         time_steps: T that will be run.
@@ -40,7 +42,8 @@ class Tuning:
         logits: Weight of the distillation from the ANN's outputs.
         temperature: τ.
         maps: Weight of the distillation from the ANN's maps at every Site.
-        errors: Weight of what clipping, quantisation and timing change at every Site. Gradient through time only.
+        distance: Weight of the distance to the ANN, at all Sites and at the output. Gradient through time only.
+        optimizer: ``"sgd"`` or ``"adam"``; see `tospike.fit`.
         steps_per_call: Steps whose values are kept for the gradient; the others are computed again, and layers are normalised by the
             statistics that were measured at the beginning. None keeps all T.
 
@@ -60,7 +63,8 @@ class Tuning:
     logits: float = 1.0
     temperature: float = 2.0
     maps: float = 0.0
-    errors: float = 0.0
+    distance: float = 0.0
+    optimizer: Optimizer = "sgd"
     steps_per_call: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,12 +79,13 @@ class Tuning:
             ("logits", self.logits, self.logits == 0 or is_within(self.logits, 0, sys.float_info.max), ">= 0 and finite", 1.0),
             ("temperature", self.temperature, is_within(self.temperature, 0, sys.float_info.max), "positive and finite", 2.0),
             ("maps", self.maps, self.maps == 0 or is_within(self.maps, 0, sys.float_info.max), ">= 0 and finite", 0.0),
-            ("errors", self.errors, self.errors == 0 or is_within(self.errors, 0, sys.float_info.max), ">= 0 and finite", 0.0),
+            ("distance", self.distance, self.distance == 0 or is_within(self.distance, 0, sys.float_info.max), ">= 0 and finite", 0.0),
+            ("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}", "sgd"),
             ("steps_per_call", self.steps_per_call, self.steps_per_call is None or is_count(self.steps_per_call), "an integer >= 1, or None", 4),
         )  # fmt: skip
         exclusions = (
             (self.gradient == "rate" and self.normalise, "normalise=True", "gradient='rate'", "normalise=False"),
-            (self.gradient == "rate" and self.errors > 0, f"errors={self.errors}", "gradient='rate', which takes spikes for clips", "errors=0.0"),
+            (self.gradient == "rate" and self.distance > 0, f"distance={self.distance}", "gradient='rate', which takes spikes for clips", "distance=0.0"),
             (self.normalise and not {"weights", "biases"} <= set(self.trained), "normalise=True", f"trained={self.trained}: it changes weights and biases",
              "normalise=False"),
             (self.gradient == "time" and self.order != "together", f"order={self.order!r}", "gradient='time'", "gradient='rate'"),
@@ -90,7 +95,7 @@ class Tuning:
     @property
     def needs_ann(self) -> bool:
         """Whether the loss compares with the ANN."""
-        return bool(self.logits or self.maps or self.order == "each")
+        return bool(self.logits or self.maps or self.distance or self.order == "each")
 
 
 @dataclass(frozen=True)
@@ -198,16 +203,19 @@ class DeepSNN(Tuning):
 
 @dataclass(frozen=True)
 class JointErrors(Tuning):
-    """The second stage of `MiCE`: the SNN's own clipping, quantisation and timing errors are part of the loss.
+    """The second stage of `MiCE`: what clipping, quantisation and timing change at every Site is part of the loss.
 
     Source: see `tospike.MiCE`; our construction.
 
     Example:
-        >>> JointErrors(time_steps=8).errors
-        0.1
+        >>> JointErrors(time_steps=8).distance
+        4.0
     """
 
-    errors: float = 0.1
+    surrogate: Surrogate = field(default_factory=lambda: Surrogate(slope=1.5))
+    normalise: bool = False
+    distance: float = 4.0
+    optimizer: Optimizer = "adam"
 
 
 TUNINGS |= {

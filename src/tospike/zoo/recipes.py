@@ -48,6 +48,7 @@ class Recipe:
         tuning: Name of the `tospike.tuning` that follows conversion; empty for none.
         tuning_options: Its settings.
         tuning_epochs: Its passes over the training data.
+        tuning_lr: Its highest learning rate; None for that of `tospike.tune`.
         expected: Published top-1 accuracy in percent of the network (``"ann"``) and of the SNN after T steps; a column
             that the paper heads with "T >= 512" stands at 512. Empty where nothing was published.
         source: Where settings and figures are from.
@@ -71,6 +72,7 @@ class Recipe:
     tuning: str = ""
     tuning_options: Mapping[str, Any] = field(default_factory=dict)
     tuning_epochs: int = 0
+    tuning_lr: float | None = None
     expected: Figures = field(default_factory=dict)
     source: str = OURS
 
@@ -165,7 +167,7 @@ def _wide(data: str, method: str, epochs: int, lr: float, **more: Any) -> Recipe
 def _mice(data: str, figure: float) -> Recipe:
     return _wide(
         data, "mice", 100, 0.02, method_options={"time_steps": 8}, start=f"{data}-wide-resnet20-relu", tuning="joint-errors",
-        tuning_options={"time_steps": 8, "errors": 0.1}, tuning_epochs=10, expected={8: figure}, source=MICE_PAPER,
+        tuning_options={"time_steps": 8}, tuning_epochs=10, expected={8: figure}, source=MICE_PAPER,
     )  # fmt: skip
 
 
@@ -181,7 +183,7 @@ def _tcl(network: str, figure: float) -> Recipe:
 def _fashion_mice(steps: int, tuning_epochs: int) -> Recipe:
     return replace(
         _fashion(f"mice-t{steps}", "mice", 8, 0.05, "fashion-resnet20-relu", time_steps=steps),
-        tuning="joint-errors", tuning_options={"time_steps": steps, "errors": 0.1}, tuning_epochs=tuning_epochs,
+        tuning="joint-errors", tuning_options={"time_steps": steps}, tuning_epochs=tuning_epochs,
     )  # fmt: skip
 
 
