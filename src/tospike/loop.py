@@ -62,7 +62,7 @@ class Settings:
             ("epochs", self.epochs, is_count(self.epochs), "an integer >= 1", 100),
             ("lr", self.lr, is_within(self.lr, 0, sys.float_info.max), "positive and finite", 0.1),
             ("momentum", self.momentum, self.momentum == 0 or (is_within(self.momentum, 0, 1) and self.momentum < 1), "in [0, 1)", 0.9),
-            ("nesterov", self.nesterov, not self.nesterov or (self.momentum != 0 and self.optimizer == "sgd"), "False without SGD with momentum", False),
+            ("nesterov", self.nesterov, not self.nesterov or (self.momentum != 0 and self.optimizer == "sgd"), "False with Adam, or without momentum", False),
             ("weight_decay", self.weight_decay, self.weight_decay == 0 or is_within(self.weight_decay, 0, sys.float_info.max),
              ">= 0 and finite", 5e-4),
             ("warmup_epochs", self.warmup_epochs, self._fits_in(self.warmup_epochs), "in [0, epochs)", 0),

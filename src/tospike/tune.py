@@ -113,7 +113,7 @@ def _refuse(snn: SNN, tuning: Tuning, ann: nn.Module | None, task: Task) -> None
     if tuning.needs_ann and ann is None:
         raise OptionError(
             "Distillation needs the ANN to learn from", got="ann=None", expected="the network that was converted",
-            remedy="Pass ann=ann; or leave distillation out: Tuning(..., logits=0.0).",
+            remedy="Pass ann=ann; or leave all that compares out: logits=0.0, maps=0.0, distance=0.0.",
         )  # fmt: skip
     if tuning.order == "front-first" and processes.count() > 1:
         raise OptionError(
