@@ -19,6 +19,7 @@ from common import Rows, fashion_mnist, made_by
 from tospike import data, zoo
 from tospike.descend import descend
 from tospike.parts.descent import Descent
+from tospike.tune import ADAM_LR
 
 NETWORK = "fashion-resnet20-relu"
 TIME_STEPS = (1, 2, 4, 8, 16)
@@ -215,7 +216,7 @@ def main():
         f"Fashion-MNIST ResNet-20, {options.samples:,} test images; points of top-1 below the pre-trained ReLU network (`{NETWORK}`), mean ± standard",
         "deviation over seeds (order of data and of calibration). Every trained row starts from that network. Passes over the training data: an epoch of",
         f"an ANN is one, of an SNN tuned at T it is T; one pass is {FEW} over a quarter of the data. SGD, batch {BATCH}, lr {LR}, half a cosine;",
-        f"a tenth of it for tuning by rate, which does not normalise: at {LR} it collapses to chance; joint errors, MiCE's second stage: Adam, 0.03.",
+        f"a tenth of it for tuning by rate, which does not normalise: at {LR} it collapses to chance; joint errors, MiCE's second stage: Adam, {ADAM_LR}.",
         "Its own ANN: what was trained, before conversion. Training-free rows are made for each T; QCFS and its kin are one network at every T; tuned rows",
         "were made for the T that is shown. Descent follows the distance to the ReLU network, without labels, by Adam.",
         made_by("python benchmarks/training.py"),

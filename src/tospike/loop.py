@@ -211,7 +211,7 @@ class Run:
         return float(sums[0] / sums[1]), score
 
     def _group(self, index: int) -> tuple[int, int]:
-        """Return the first and the last of the batches that share a step of SGD with this one."""
+        """Return the first and the last of the batches that share a step with this one."""
         first = index - index % self.settings.accumulate
         return first, min(first + self.settings.accumulate, self.batches) - 1
 

@@ -82,7 +82,7 @@ def fit(
         weight_decay: L2 penalty.
         warmup_epochs: Epochs of linear warm-up.
         clip_norm: Largest allowed norm of all gradients together.
-        accumulate: Batches whose gradients are averaged for one step of SGD: the effect of larger batches, but for batch norm.
+        accumulate: Batches whose gradients are averaged for one step: the effect of larger batches, but for batch norm.
         validation_loader: Batches to score after every epoch, kept out of training; see `tospike.data.Data.held_out`.
         patience: Stop when the headline score on the validation set has not risen for so many epochs; the weights of the best epoch
             are the result. None trains all epochs. The test set never decides.

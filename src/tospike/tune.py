@@ -21,6 +21,10 @@ from tospike.tasks import Classification, Task
 from tospike.train import FitOptions, fit
 from tospike.trainable import TrainableSNN
 
+ADAM_LR, ADAM_WARM_UP = (
+    0.03,
+    0.1,
+)  # a share of each tensor, and of the epochs: the moments of Adam are not known at first
 MEASURED = 8  # training batches on which the statistics of a layer are measured before it is normalised
 _CLASSIFICATION = Classification()
 
@@ -88,7 +92,7 @@ def tune(
 
 def _defaults(tuning: Tuning, epochs: int) -> FitOptions:
     if tuning.optimizer == "adam":
-        return {"weight_decay": 0.0, "lr": 0.03, "warmup_epochs": 0.1 * epochs}  # its moments are not known at first
+        return {"weight_decay": 0.0, "lr": ADAM_LR, "warmup_epochs": ADAM_WARM_UP * epochs}
     return {"weight_decay": 0.0}
 
 
