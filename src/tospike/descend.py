@@ -62,9 +62,8 @@ def descend(
     first = given(next(cycle(calibration, 1)))
     teacher = Teacher(ann, first, snn)
     with torch.no_grad():
-        lr = descent.lr * math.sqrt(
-            _shared(_distance(start, teacher, first, 1))
-        )  # tensors off by a share of s are at about s²
+        far = _shared(_distance(start, teacher, first, 1))
+    lr = descent.lr * math.sqrt(far)  # tensors that are off by a share of s are at a distance of about s²
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = RelativeAdam(trained, lr)
     schedule = OneCycleLR(optimizer, lr, descent.iterations, pct_start=WARM_UP, cycle_momentum=False)

@@ -21,10 +21,8 @@ from tospike.tasks import Classification, Task
 from tospike.train import FitOptions, fit
 from tospike.trainable import TrainableSNN
 
-ADAM_LR, ADAM_WARM_UP = (
-    0.03,
-    0.1,
-)  # a share of each tensor, and of the epochs: the moments of Adam are not known at first
+ADAM_LR = 0.03  # a share of each tensor
+ADAM_WARM_UP = 0.1  # a share of the epochs; the moments of Adam are not known at first
 MEASURED = 8  # training batches on which the statistics of a layer are measured before it is normalised
 _CLASSIFICATION = Classification()
 
