@@ -23,7 +23,7 @@ from tospike.tune import ADAM_LR
 
 NETWORK = "fashion-resnet20-relu"
 TIME_STEPS = (1, 2, 4, 8, 16)
-PASSES, FEW, PART = 16, 4, 15_000
+PASSES, MANY, FEW, PART = 16, 64, 4, 15_000
 BATCH, LR = 128, 0.05
 MEASURED = 15  # calibration batches
 
@@ -93,16 +93,16 @@ def trained(method, passes, label, setting, then=None, source=None):
     return setting.figures(snn, TIME_STEPS, ann) | {"passes": passes if passes > FEW else 1}
 
 
-def mice(steps, label, setting):
-    """Half of the passes with the quantiser, half with the SNN."""
+def mice(steps, first, second, label, setting):
+    """So many passes with the quantiser, then so many with the SNN."""
     method = ts.MiCE(time_steps=steps)
-    ann = setting.trained(f"{label}, quantised", method, PASSES // 2)
+    ann = setting.trained(f"{label}, quantised", method, first)
     snn = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
-    tuned = setting.tuned(label, snn, method.tuning, PASSES // 2)
+    tuned = setting.tuned(label, snn, method.tuning, second)
     terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, tuned)]
     errors = [[{**vars(site)} for site in one.sites] for one in terms]
     return setting.figures(tuned, tuple(t for t in TIME_STEPS if t <= steps), ann) | {
-        "passes": PASSES,
+        "passes": first + second,
         "errors": errors,
     }
 
@@ -138,7 +138,9 @@ def every():
     rows |= {f"QCFS, L={levels}": partial(trained, qcfs(levels), PASSES) for levels in (8, 4)}
     signed = ts.QCFS(levels=8).using(neuron=ts.NeuronModel(signed=True))
     rows["QCFS, L=8, signed neurons"] = partial(trained, qcfs(8), PASSES, then=signed, source="QCFS, L=8")
-    rows |= {f"MiCE, T={t}": partial(mice, t) for t in (8, 4, 2)}
+    rows |= {f"MiCE, T={t}": partial(mice, t, PASSES // 2, PASSES // 2) for t in (8, 4, 2)}
+    rows |= {f"MiCE, T={t}, {MANY} passes": partial(mice, t, MANY // 4, MANY - MANY // 4) for t in (8, 4, 2)}
+    rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}
         rows |= {
