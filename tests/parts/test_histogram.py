@@ -9,7 +9,7 @@ from torch import nn
 
 import tospike as ts
 from parts.test_scales import site
-from references.levels import least_error, rounding_error
+from references.levels import least_error, lifted, rounding_error
 from tospike.errors import CalibrationError, OptionError
 from tospike.parts import histogram
 from tospike.parts.histogram import GaussianPoint, MinimalError, best_clip
@@ -68,6 +68,23 @@ def test_capacity_divides_the_clip_and_a_cap_bounds_it():
     capped = MinimalError(site((1,), cap=6.0), "layer", 20)
     capped(z)
     assert capped.threshold().item() <= 6.0
+
+
+@given(
+    seed=st.integers(0, 1000),
+    floor=st.floats(0, 1.5),
+    sizes=st.lists(st.sampled_from([0.0, 0.01, 1.0, 30.0]), min_size=1, max_size=5),
+)
+def test_no_channel_that_was_active_lies_below_the_floor_of_its_layer(seed, floor, sizes):
+    z = torch.rand(200, len(sizes), generator=torch.Generator().manual_seed(seed)) * torch.tensor(sizes)
+    plain, floored = (
+        MinimalError(site((len(sizes),)), "channel", 8),
+        MinimalError(site((len(sizes),)), "channel", 8, 3.0, floor),
+    )
+    plain(z)
+    floored(z)
+    wanted = lifted((plain.threshold().double() / 3).tolist(), floor)
+    np.testing.assert_allclose(floored.threshold().tolist(), wanted, rtol=1e-5)
 
 
 def test_nothing_active_gives_zero():

@@ -16,6 +16,7 @@ from tospike.parts.refiners import ChannelBias, Potential, Refiner, StepBias
 Spikes = Literal["binary", "ternary", "graded"]
 SPIKES: tuple[Spikes, ...] = ("binary", "ternary", "graded")
 LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
+FLOOR = 0.7  # of graded spikes, whose fine levels channels can spare for what calibration data did not show
 
 
 @register("auto")
@@ -25,8 +26,8 @@ class Auto(Corrected):
 
     Binary: integrate-and-fire, weights fitted to converted inputs, a bias per channel and step. Ternary: signed neurons, weights and
     biases as with binary ones; phase code, finer in front than behind, or the code that fits each layer best, whichever comes closer to
-    the ANN on the calibration data. Graded: 15 levels per step; from T = 2 on signed and in phase code of ratio 1/2, whose first step
-    reaches all activations, with weights and biases as above.
+    the ANN on the calibration data. Graded: 15 levels per step, no threshold of a channel far below those of its layer; from T = 2 on signed
+    and in phase code of ratio 1/2, whose first step reaches all activations, with weights and biases as above.
 
     Attributes:
         time_steps: T that will be run.
@@ -73,13 +74,14 @@ class Auto(Corrected):
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
         neuron, refiners = self._choice()
         levels = reach = None
+        floor = 0.0
         if neuron.spikes == "graded":
-            reach = float(neuron.capacity)  # of one step: later ones refine it
+            reach, floor = float(neuron.capacity), FLOOR  # the reach of one step: later ones refine it
         elif neuron.holds:
             # A clip above that of least error leaves room for what comes late; more steps bring finer changes and allow more.
             levels = self.time_steps * (2 * self.time_steps - 1)
         return Parts(
-            scale=LeastError(neuron, self.time_steps, levels, reach), calibration_batches=self.batches, neuron=neuron,
+            scale=LeastError(neuron, self.time_steps, levels, reach, floor=floor), calibration_batches=self.batches, neuron=neuron,
             refiners=refiners, refine_batches=self.refine_batches, descent=Descent(self.iterations) if self.iterations else None,
             time_steps=self.time_steps,
         )  # fmt: skip

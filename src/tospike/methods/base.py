@@ -98,6 +98,7 @@ class LeastError:
         reach: Largest mean emission that the threshold is made for, as a share of θ; that of the neuron over T steps when None.
         keep: Whether trained thresholds stay as they are.
         granularity: One threshold for each channel, or each layer.
+        floor: Smallest threshold of a channel, as a share of the root mean square of those of its layer.
     """
 
     neuron: NeuronModel
@@ -106,13 +107,15 @@ class LeastError:
     reach: float | None = None
     keep: bool = False
     granularity: Granularity = "channel"
+    floor: float = 0.0
 
     def __call__(self, site: Site, activation: nn.Module) -> Scale:
         """Return the scale of one Site."""
         reach = self.reach or self.neuron.reach(self.time_steps)
         if self.keep and isinstance(activation, TrainableActivation):
             return Learned(site, activation, reach)
-        return MinimalError(site, self.granularity, self.levels or self.neuron.counts(self.time_steps), reach)
+        levels = self.levels or self.neuron.counts(self.time_steps)
+        return MinimalError(site, self.granularity, levels, reach, self.floor)
 
 
 class Method(ABC):
@@ -248,7 +251,8 @@ class Using(Method):
         """Return the parts of the method underneath, with the changes."""
         parts, changes = self.base.parts(), dict(self.changes)
         if "neuron" in changes and "scale" not in changes and isinstance(parts.scale, LeastError):
-            changes["scale"] = LeastError(changes["neuron"], parts.scale.time_steps, keep=parts.scale.keep)
+            # Levels and reach were those of the neuron that it replaces.
+            changes["scale"] = dataclasses.replace(parts.scale, neuron=changes["neuron"], levels=None, reach=None)
         return dataclasses.replace(parts, **changes)
 
     def settings(self) -> dict[str, Any]:

@@ -128,19 +128,24 @@ def _count(rows: Tensor, cap: float, scale: Tensor, mass: Tensor) -> None:
 class MinimalError(Scale):
     """The threshold with which N levels reproduce the activation best, in the mean square; see `best_clip`.
 
-    ``θ = c/reach``. It is made for the T that will be run: 1.2 standard deviations at one binary step, 3.6 at 64.
+    ``θ = c/reach``. It is made for the T that will be run: 1.2 standard deviations at one binary step, 3.6 at 64. A channel that is seldom
+    active on calibration data may be so elsewhere: ``θ_g ← max(θ_g, floor·√mean θ²)``, the mean over all thresholds of the layer above 0.
 
     Args:
         site, granularity: See `Scale`.
         levels: N, K·T for neurons of K levels; see `NeuronModel.counts`.
         reach: Largest mean emission as a share of θ; see `NeuronModel.reach`.
+        floor: Smallest threshold, as a share of the root mean square of those of the layer; 0 for none.
 
-    Source: Li et al., ICML 2021, section 4. Differs from the paper in: see `best_clip`; several levels per step.
+    Source: Li et al., ICML 2021, section 4. Differs from the paper in: see `best_clip`; several levels per step; the floor.
     """
 
-    def __init__(self, site: Site, granularity: Granularity, levels: int, reach: float = 1.0) -> None:
+    def __init__(
+        self, site: Site, granularity: Granularity, levels: int, reach: float = 1.0, floor: float = 0.0
+    ) -> None:
         super().__init__(site, granularity)
-        self.levels, self.reach = min(levels, BINS), reach  # finer levels than bins cannot be told apart
+        self.levels = min(levels, BINS)  # finer levels than bins cannot be told apart
+        self.reach, self.floor = reach, floor
         groups = self.theta.numel()
         self.register_buffer("mass", torch.zeros(groups, BINS, dtype=torch.float64))
         self.register_buffer("top", torch.zeros(groups))
@@ -184,7 +189,10 @@ class MinimalError(Scale):
                 got=f"{seen} activations for each threshold", expected=f"at least {enough}",
                 remedy="Calibrate on more samples: raise batches=, or let the loader yield more.",
             )  # fmt: skip
-        return best_clip(processes.total(self.mass), self.top, self.levels).reshape(self.theta.shape) / self.reach
+        theta = best_clip(processes.total(self.mass), self.top, self.levels).reshape(self.theta.shape) / self.reach
+        live = theta > 0
+        lowest = self.floor * theta.square().sum().div(live.sum().clamp_min(1)).sqrt()
+        return torch.where(live, theta.maximum(lowest), theta)
 
 
 class GaussianPoint(Scale):
