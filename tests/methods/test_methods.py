@@ -10,6 +10,7 @@ from torch import nn
 
 import tospike as ts
 from tospike.errors import ExportError, OptionError
+from tospike.methods.auto import FLOOR
 from tospike.methods.trained import Trained
 from tospike.neurons import Neuron, NeuronModel
 from tospike.parts.activations import ClipFloorShift
@@ -54,6 +55,21 @@ def test_auto_has_a_bias_for_every_step_unless_told_otherwise(spikes, steps, bia
             pytest.importorskip("nir")
             with pytest.raises(ExportError, match="step_biases=False"):
                 ts.export_nir(snn, tmp_path / "net.nir", alone=False)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_graded_auto_leaves_room_for_a_channel_that_calibration_data_hardly_showed(steps):
+    ann = nn.Sequential(nn.Identity(), nn.ReLU(), nn.Conv2d(2, 2, 1, bias=False)).eval()
+    ann[2].weight.data = torch.eye(2)[..., None, None]
+    x = torch.rand(64, 2, 4, 4)
+    seldom = x * torch.tensor([1.0, 0.02])[:, None, None]
+    auto = ts.Auto(steps, 1, 1, spikes="graded")
+    close = dataclasses.replace(auto.parts().scale, floor=0.0)
+    errors = []
+    for method in (auto, auto.using(scale=close)):
+        snn = ts.convert(ann, method, calibration=[seldom])
+        errors.append((snn(x, time_steps=steps) - ann(x))[:, 1].square().mean() / x[:, 1].square().mean())
+    assert errors[0] < 0.3 < 0.6 < errors[1]
 
 
 def test_auto_keeps_the_code_that_comes_closer():
@@ -310,6 +326,8 @@ def test_another_neuron_takes_the_scale_made_for_it():
         for method in (ts.Auto(time_steps=8, code="taper").using(neuron=rate), ts.Auto(time_steps=8, code="rate"))
     ]
     torch.testing.assert_close(*thetas)
+    kept = ts.Auto(time_steps=4, spikes="graded").using(neuron=rate).parts().scale
+    assert (kept.neuron, kept.reach, kept.levels, kept.floor) == (rate, None, None, FLOOR)
 
 
 def test_the_record_says_what_stands_at_each_site():
