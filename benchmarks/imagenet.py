@@ -120,7 +120,7 @@ def table(found, samples, seen):
         scores = " | ".join(f"{at[t]['score']:.1f}" if t in at else "" for t in steps)
         waits = "each layer" if any(value["latency"] > t for t, value in at.items()) else ""
         lines.append(
-            f"| {label} | {group[0]['kind']} | {group[0]['code']} | {waits} | {scores} | {at[max(at)]['spikes']:.2f} |"
+            f"| {label} | {group[-1]['kind']} | {group[-1]['code']} | {waits} | {scores} | {at[max(at)]['spikes']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 
