@@ -35,7 +35,6 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
-ALL = 36  # calibration batches: one pass over the crops
 CALIBRATION, BATCH = 10, 5  # images of a calibration batch, and of a scored one, which fits the cache
 CROPS, CALIBRATION_CROPS = 25, 10  # of a picture
 
@@ -65,8 +64,8 @@ def crops(paths, count, seed):
     return torch.stack([plain(cut(open_image(path))) for path in paths for _ in range(count)])
 
 
-def rows():
-    """Yield label, T, and the method made for it; a tuple of T is read out from one simulation."""
+def rows(batches):
+    """Yield label, T, and the method made for it, with calibration on so many batches; a tuple of T is read out from one simulation."""
 
     def few(steps):
         return max(64 // steps, 2)  # batches for corrections, which hold all steps of theirs in memory
@@ -76,20 +75,20 @@ def rows():
         yield (
             "Auto graded, weights not fitted",
             (steps,),
-            ts.Auto(steps, ALL, 4, spikes="graded").using(refiners=(StepBias(),)),
+            ts.Auto(steps, batches, 4, spikes="graded").using(refiners=(StepBias(),)),
         )
     for steps in (8, 16, 32):
         # A strong pull to the ANN's weights, for the same reason.
         pulled = (Reconstruct(ridge=0.3), StepBias())
         layer = LeastError(ts.NeuronModel(signed=True), steps, granularity="layer")
-        yield "Auto ternary, rate code, a threshold per layer", (steps,), ts.Auto(steps, ALL, few(steps), code="rate").using(
+        yield "Auto ternary, rate code, a threshold per layer", (steps,), ts.Auto(steps, batches, few(steps), code="rate").using(
             scale=layer, refiners=pulled
         )  # fmt: skip
-        yield "Ternary", (steps,), ts.Ternary(steps, ALL, few(steps))
+        yield "Ternary", (steps,), ts.Ternary(steps, batches, few(steps))
     yield "LTB", (8, 16, 32), ts.LTB(batches=400)
     for steps in (4, 8, 16):
-        yield "FirstSpike", (steps,), ts.FirstSpike(steps, ALL)
-        yield "BitWeighted", (steps,), ts.BitWeighted(steps, ALL)
+        yield "FirstSpike", (steps,), ts.FirstSpike(steps, batches)
+        yield "BitWeighted", (steps,), ts.BitWeighted(steps, batches)
 
 
 def measure(ann, method, steps, calibration, scored):
@@ -142,13 +141,14 @@ def main():
     calibration = list(found[torch.randperm(len(found))].split(CALIBRATION))  # each batch from all photographs
     images = crops(sorted(folder("foolbox").glob("data/imagenet_*.jpg")), options.crops, seed=1)
     scored = [(x, ann(x).argmax(1)) for x in images.split(BATCH)]
+    shared = {"samples": len(images), "photographs": len(seen)}
     kept = Rows(options.out / "imagenet.json", fresh=options.fresh)
-    for label, steps, method in rows():
+    for label, steps, method in rows(len(calibration)):  # one pass over the crops
         if options.only is None or label in options.only:
-            key = {"label": label, "steps": list(steps), "samples": len(images)}
+            key = {"label": label, "steps": list(steps), **shared}
             kept.measure(key, partial(measure, ann, method, steps, calibration, scored))
     (options.out / "imagenet.md").write_text(
-        table([row for row in kept.rows if row["samples"] == len(images)], len(images), len(seen))
+        table([row for row in kept.rows if shared.items() <= row.items()], len(images), len(seen))
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 import tospike as ts
 from tospike.errors import ExportError, OptionError
 from tospike.methods.auto import FLOOR
+from tospike.methods.base import LeastError
 from tospike.methods.trained import Trained
 from tospike.neurons import Neuron, NeuronModel
 from tospike.parts.activations import ClipFloorShift
@@ -70,6 +71,14 @@ def test_graded_auto_leaves_room_for_a_channel_that_calibration_data_hardly_show
         snn = ts.convert(ann, method, calibration=[seldom])
         errors.append((snn(x, time_steps=steps) - ann(x))[:, 1].square().mean() / x[:, 1].square().mean())
     assert errors[0] < 0.3 < 0.6 < errors[1]
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.5, float("nan"), "0.7"])
+def test_a_floor_that_is_no_share_is_refused(floor):
+    with pytest.raises(
+        OptionError, match=r"(?s)`floor` of LeastError.*got: .*expected: a share from 0 to 1.*do this: Pass floor=0.7"
+    ):
+        LeastError(NeuronModel(), 4, floor=floor)
 
 
 def test_auto_keeps_the_code_that_comes_closer():

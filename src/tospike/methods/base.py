@@ -98,7 +98,7 @@ class LeastError:
         reach: Largest mean emission that the threshold is made for, as a share of θ; that of the neuron over T steps when None.
         keep: Whether trained thresholds stay as they are.
         granularity: One threshold for each channel, or each layer.
-        floor: Smallest threshold of a channel, as a share of the root mean square of those of its layer.
+        floor: Smallest threshold of a channel, as a share of the root mean square of those of its layer; 0 for none.
     """
 
     neuron: NeuronModel
@@ -108,6 +108,11 @@ class LeastError:
     keep: bool = False
     granularity: Granularity = "channel"
     floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the floor."""
+        good = self.floor == 0 or is_within(self.floor, 0, 1)
+        require(type(self).__name__, ("floor", self.floor, good, "a share from 0 to 1", 0.7))
 
     def __call__(self, site: Site, activation: nn.Module) -> Scale:
         """Return the scale of one Site."""
