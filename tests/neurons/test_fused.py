@@ -121,6 +121,27 @@ def test_the_kernel_is_equal_to_the_steps_in_torch(data):
         torch.testing.assert_close(worth, emitted)
 
 
+@pytest.mark.parametrize("other", ["none", "bfloat16", "levels"])
+@pytest.mark.parametrize(
+    "model", [NeuronModel(), NeuronModel(capacity=3, signed=True)], ids=["binary", "graded, signed"]
+)
+def test_currents_in_bfloat16_are_read_as_what_they_are_worth(model, other):
+    torch.manual_seed(0)
+    neuron = Neuron(torch.rand(5, 1, 1) + 0.4, model=model)
+    currents, more = (torch.randn(6, 2, 5, 3, 3).bfloat16() for _ in range(2))
+    added = {"none": None, "bfloat16": more, "levels": Levels((more > 0).byte(), torch.tensor(0.3), zero=0, largest=1)}[
+        other
+    ]
+    assert fused.fits(neuron, currents)
+    (got, state), (wanted, expected) = both(neuron, currents, (4, 2), added, True)
+    assert got.dtype == wanted.dtype == torch.uint8
+    assert torch.equal(got, wanted)
+    assert state.potential.dtype is torch.float32
+    assert torch.equal(state.potential, expected.potential)
+    widened = added.float() if other == "bfloat16" else added
+    assert torch.equal(both(neuron, currents.float(), (6,), widened, True)[0][0], got)
+
+
 @pytest.mark.parametrize("correction", ["silence", "shift"])
 @pytest.mark.parametrize("cuts", [(9,), (5, 4), (4, 5), (6, 1, 2)])
 def test_pre_runs_begin_again_where_they_should(correction, cuts):
@@ -151,7 +172,7 @@ def test_what_the_kernel_cannot_do_is_left_to_torch(monkeypatch):
     currents = torch.randn(2, 3, 40)
     fit, learnt = Neuron(torch.ones(40)), Neuron(torch.ones(40).requires_grad_())
     assert fused.fits(fit, currents)
-    assert not fused.fits(fit, currents.bfloat16())
+    assert not fused.fits(fit, currents.half())
     assert not fused.fits(learnt, currents)
     with torch.no_grad():
         assert fused.fits(learnt, currents)

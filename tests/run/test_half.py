@@ -59,7 +59,7 @@ def layers():
 def test_a_layer_computes_with_weights_of_half_precision(module, unit, number):
     rank = 0 if isinstance(module, nn.Linear) else module.weight.ndim - 2
     values = torch.randint(0, 9, (3, 6, *[5] * rank), dtype=torch.uint8)
-    y = HalfLayer(module, unit, 4, number)(values)
+    y = HalfLayer(module, unit, 4, number, number)(values)
     levels = Levels(values, unit.view(-1, *[1] * rank), zero=4, largest=4)
     assert y.dtype is number
     bits = 8 if number is torch.bfloat16 else 11
@@ -129,10 +129,11 @@ def test_what_only_neurons_read_stays_narrow_and_all_else_does_not(x, monkeypatc
     narrow = {}
 
     class Gpu(arithmetic.Half):
-        def written(self, node, levels):
-            with monkeypatch.context() as patch:
-                patch.setattr(torch.Tensor, "is_cuda", True)
-                narrow[node.name] = super().written(node, levels)
+        def narrow(self, device):
+            return torch.float16
+
+        def _written(self, node, levels):
+            narrow[node.name] = super()._written(node, levels)
             return narrow[node.name]
 
     wide = snn(x, time_steps=8, engine="half")

@@ -16,6 +16,7 @@ from tospike.graph.walk import site_nodes
 from tospike.neurons.levels import Levels
 from tospike.run import arithmetic, integers
 from tospike.run.integers import Digits, IntegerLayer, unit_of_inputs
+from tospike.run.simulate import Run
 
 WEIGHTS = st.lists(st.floats(-4, 4, width=32), min_size=1, max_size=12)
 
@@ -42,6 +43,7 @@ def test_a_layer_is_exact_in_its_integer_weights(data):
     rank = data.draw(st.sampled_from([0, 1, 2, 2, 2, 3]))
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
     native, count = data.draw(st.booleans()), data.draw(st.sampled_from([1, 2]))
+    written = data.draw(st.sampled_from([torch.float32, torch.bfloat16])) if count == 1 else torch.float32
     samples = data.draw(st.sampled_from([1, 2, 3]))
     if rank == 0:
         inputs, outputs = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20))
@@ -64,7 +66,7 @@ def test_a_layer_is_exact_in_its_integer_weights(data):
     if rank == 2 and data.draw(st.booleans()):
         values = values.contiguous(memory_format=torch.channels_last)
     levels = Levels(values, unit, zero, largest)
-    quantised = IntegerLayer(layer, unit_of_inputs(layer, levels), zero, count, native=native)
+    quantised = IntegerLayer(layer, unit_of_inputs(layer, levels), zero, count, written, native=native)
     with torch.no_grad():
         found = quantised(values)
         exact = copy.deepcopy(layer).double()
@@ -72,8 +74,9 @@ def test_a_layer_is_exact_in_its_integer_weights(data):
         exact.weight.copy_(quantised.digits.weight().double())
         wanted = exact(levels.levels(torch.float64))
         rounded = layer.double()(levels.levels(torch.float64) * unit.double())
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()) + 1e-6)
+    assert found.dtype == written
+    relative = 1e-5 if written is torch.float32 else 2.0**-8
+    torch.testing.assert_close(found.double(), wanted, rtol=relative, atol=1e-5 * float(wanted.abs().max()) + 1e-6)
     error = float((wanted - rounded).abs().max())
     fan = layer.weight[0].numel() * max(zero, largest) * float((layer.weight.abs().max() * unit.max()).detach())
     assert error <= fan * (1 / 254 if count == 1 else 1 / 64_516) * 1.01 + 1e-9
@@ -138,8 +141,9 @@ def converted(ann, x, neuron, **options):
 @pytest.mark.parametrize("chunk", [None, 1, 3])
 @pytest.mark.parametrize("granularity", ["channel", "layer"])
 @pytest.mark.parametrize("name", NEURONS)
-def test_networks_whose_weights_fit_agree_with_the_float_engine(x, name, granularity, chunk):
+def test_networks_whose_weights_fit_agree_with_the_float_engine(x, name, granularity, chunk, monkeypatch):
     torch.manual_seed(0)
+    monkeypatch.setattr(arithmetic.Integers, "narrow", lambda *_: torch.float32)  # that only weights are rounded
     snn = exact_in_eight_bits(converted(Mixed().eval(), x, NEURONS[name], granularity=granularity))
     wanted = dict(
         ts.simulate(copy.deepcopy(snn).double(), x.double(), time_steps=6, checkpoints=(1, 6), steps_per_call=1)
@@ -148,6 +152,34 @@ def test_networks_whose_weights_fit_agree_with_the_float_engine(x, name, granula
         found = dict(ts.simulate(snn, x, time_steps=6, checkpoints=(1, 6), steps_per_call=chunk, engine=engine))
         for t, y in found.items():
             torch.testing.assert_close(y.double(), wanted[t], rtol=1e-5, atol=1e-5)
+
+
+class Rounded(arithmetic.Arithmetic):
+    """Exact sums, rounded to bfloat16 where only neurons read them."""
+
+    def compute(self, graph, node, values):
+        y = super().compute(graph, node, values)
+        return y.bfloat16().to(y.dtype) if node.name in ("deep", "point", "down", "hidden") else y
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4])
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("name", ["binary", "graded, signed", "successive"])
+def test_with_weights_of_8_bits_neurons_read_bfloat16(name, native, chunk, monkeypatch):
+    torch.manual_seed(0)
+    x = torch.randn(200, 2, 8, 8)
+    ann = Mixed().eval()
+    with torch.no_grad():
+        for layer in ann.children():
+            if hasattr(layer, "bias"):
+                layer.bias.mul_(64).round_().div_(64)
+    snn = exact_in_eight_bits(converted(ann, x, NEURONS[name]))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    found = snn(x, time_steps=6, steps_per_call=chunk, engine="int8")
+    exact = Run(copy.deepcopy(snn).double(), {"x": x.double()}, arithmetic=Rounded())
+    wanted = dict(exact.read_outs((6,), {6: 0}, 1))[6]
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(found, snn(x, time_steps=6, engine="int16"), rtol=1e-5, atol=1e-5)
 
 
 def test_all_layers_between_neurons_are_computed_in_integers(x):

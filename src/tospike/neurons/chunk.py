@@ -105,7 +105,7 @@ class Chunk:
         kind = NEAREST if model.levels == "nearest" else FLOOR
         if model.capacity == 1 and not model.signed:
             kind = BINARY
-        written = integers_for(currents, state) if levels else dtype
+        written = integers_for(currents) if levels else dtype
         flags = Flags(
             kind, model.capacity if kind == NEAREST else 1, model.signed, state.sent is not None, gain is not None, levels, other is not None
         )  # fmt: skip

@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tospike.neurons.chunk import Chunk, slope
@@ -85,13 +86,18 @@ def _by_numba(chunk: Chunk) -> None:
     advance = kernels.stepper(chunk.flags, weighed=len(chunk.parameters[3][0]) > 0, biased=len(chunk.bias[0]) > 0)
     arguments = (
         (chunk.cells, chunk.steps, chunk.done), chunk.limits.numpy(), chunk.per_step.numpy(),
-        current.numpy(), moves, other.numpy(), other_moves, tuple(values.numpy() for values, _ in chunk.parameters), widths,
+        _numbers(current), moves, _numbers(other), other_moves, tuple(values.numpy() for values, _ in chunk.parameters), widths,
         bias.numpy(), chunk.out.numpy(), chunk.potential.numpy(), chunk.sent.numpy(),
     )  # fmt: skip
     parts = max(1, min(torch.get_num_threads(), chunk.cells * chunk.steps // SHARE))
     blocks = -(-chunk.cells // kernels.BLOCK)
     marks = [min(part * blocks // parts * kernels.BLOCK, chunk.cells) for part in range(parts + 1)]
     in_parallel(lambda part: advance(marks[part], marks[part + 1], *arguments), parts)
+
+
+def _numbers(row: Tensor) -> NDArray[Any]:
+    """Return a row of numbers for Numba, which knows no bfloat16 and is handed its bits."""
+    return row.view(torch.int16).numpy().view(np.uint16) if row.dtype is torch.bfloat16 else row.numpy()
 
 
 def _by_triton(chunk: Chunk) -> None:
@@ -118,6 +124,6 @@ class Backend:
 
 NUMBERS = (torch.float32, torch.float64)  # to compute in
 BACKENDS = {
-    "cpu": Backend("numba", NUMBERS, _by_numba),
+    "cpu": Backend("numba", (torch.bfloat16, *NUMBERS), _by_numba),
     "cuda": Backend("triton", (torch.float16, *NUMBERS), _by_triton),
 }

@@ -14,6 +14,8 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba import types
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from tospike.neurons.chunk import (
@@ -63,6 +65,22 @@ def _spread(values: Array, inner: int, at: int, found: Array) -> None:
             if index == len(values):
                 index = 0
         done += span
+
+
+def _value(stored: Any) -> Any:
+    """Return what a stored current, or level, is worth: of 16 bits without sign those of a bfloat16, the upper half of a float32."""
+    raise NotImplementedError  # compiled below
+
+
+@overload(_value)
+def _value_of(stored: Any) -> Callable[[Any], Any]:
+    def widened(stored: Any) -> Any:
+        return np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+
+    def same(stored: Any) -> Any:
+        return stored
+
+    return widened if stored == types.uint16 else same
 
 
 @functools.cache
@@ -136,11 +154,11 @@ def stepper(flags: Flags, *, weighed: bool, biased: bool) -> Callable[..., None]
                 if signed:
                     reach, held, kept, worth = steps[t, GOAL], steps[t, HELD], steps[t, KEPT], steps[t, WORTH]
                 for j in range(n):
-                    current = number(here[j])
+                    current = number(_value(here[j]))
                     if weighed:
-                        current = current + (number(there[j]) - silence_of_other) * b[UNIT + j]
+                        current = current + (number(_value(there[j])) - silence_of_other) * b[UNIT + j]
                     elif joined:
-                        current = current + number(there[j])
+                        current = current + number(_value(there[j]))
                     if biased:
                         current = current + b[BIAS + j]
                     top = b[THETA + j]

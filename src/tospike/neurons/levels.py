@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tospike.neurons.state import State
-
 
 @dataclass(frozen=True)
 class Levels:
@@ -50,6 +48,6 @@ def value_of(x: Any) -> Any:
     return x.emission() if isinstance(x, Levels) else x
 
 
-def integers_for(currents: Tensor, state: State) -> torch.dtype:
-    """Return as what neurons write levels: of 8 bits without sign, or like their currents where these are narrower than the state."""
-    return torch.uint8 if currents.dtype == state.potential.dtype else currents.dtype
+def integers_for(currents: Tensor) -> torch.dtype:
+    """Return as what neurons write levels: of 8 bits without sign, or in half precision, which units for it read, where their currents are."""
+    return torch.float16 if currents.dtype is torch.float16 else torch.uint8

@@ -175,7 +175,7 @@ class Neuron(nn.Module):
     ) -> tuple[Tensor, State]:
         if fused.fits(self, currents):
             return fused.advance(self, currents, state, other, levels=levels)
-        written = integers_for(currents, state)
+        written = integers_for(currents)
         currents = currents.to(state.potential.dtype)
         if other is not None:
             currents = currents + value_of(other)

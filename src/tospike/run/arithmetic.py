@@ -70,23 +70,25 @@ class Spiking(Arithmetic):
     def __init__(self) -> None:
         self.choices: dict[str, Choice] = {}
         self._layers: dict[fx.Node, tuple[Any, Any]] = {}
+        self._narrow: set[fx.Node] = set()
 
-    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels) -> tuple[str, Any, Layers]:
+    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels, number: torch.dtype) -> tuple[str, Any, Layers]:
         """Say how a layer reads levels.
 
         Args:
             module: The layer.
             unit: Worth of a level, for each input channel or input, or one for all.
             levels: What it reads.
+            number: Number format of its output.
 
         Returns:
             What stands in the report, all that the layer depends on besides its weights and the unit, and what makes it.
         """
         raise NotImplementedError
 
-    def written(self, node: fx.Node, levels: Levels) -> torch.dtype:
-        """Return in what numbers a layer that reads levels hands on its output."""
-        return levels.unit.dtype
+    def narrow(self, device: torch.device) -> torch.dtype:
+        """Return in what numbers a layer hands its output to neurons, where nothing else reads it."""
+        return torch.float32
 
     def units(self, levels: Levels) -> torch.dtype:
         """Return the number format of the weights that levels meet."""
@@ -102,7 +104,10 @@ class Spiking(Arithmetic):
         return not model.synchronous and not model.holds and model.silence + model.largest <= LARGEST
 
     def compute(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
-        """Compute one node, from levels where its input is levels and the node can take them."""
+        """Compute one node, from levels where it can take them; what was left narrow for neurons is widened for other nodes."""
+        narrow = self._narrow.intersection(node.all_input_nodes)
+        if narrow:
+            values = {**values, **{source: values[source].float() for source in narrow}}
         levels = {source: values[source] for source in node.all_input_nodes if isinstance(values[source], Levels)}
         if is_size(node):
             return call(graph, node, {**values, **{source: value.values for source, value in levels.items()}})
@@ -127,7 +132,7 @@ class Spiking(Arithmetic):
             if not reason:
                 assert module is not None
                 layer = self._layer(node, module, first)
-                return None if layer is None else layer(first.values).to(self.written(node, first))
+                return None if layer is None else layer(first.values)
             self._choose(node, "float", reason)
         elif name in MOVED and isinstance(first, Levels):
             return _moved(graph, node, values, first)
@@ -139,8 +144,9 @@ class Spiking(Arithmetic):
         """Return what computes a layer; made again when weights or what a level is worth have changed. None where it cannot be made."""
         unit = unit_of_inputs(module, levels)
         assert unit is not None
-        kernel, depends, make = self.prepared(module, unit, levels)
-        key = (depends, levels.zero, *map(_version, (module.weight, module.bias)))
+        number = self._written(node, levels)
+        kernel, depends, make = self.prepared(module, unit, levels, number)
+        key = (depends, number, levels.zero, *map(_version, (module.weight, module.bias)))
         held = self._layers.get(node)
         if held is None or held[0][0] != key or not _same(held[0][1], unit):
             reason = self.refused(module, unit)
@@ -150,6 +156,15 @@ class Spiking(Arithmetic):
         self.choices[held[0][2].layer] = held[0][2]
         return held[1]
 
+    def _written(self, node: fx.Node, levels: Levels) -> torch.dtype:
+        """Return in what numbers a layer that reads levels hands on its output."""
+        number, full = self.narrow(levels.unit.device), levels.unit.dtype
+        if number is full or full is not torch.float32 or not _only_for_neurons(node):
+            self._narrow.discard(node)
+            return full
+        self._narrow.add(node)
+        return number
+
     def _choose(self, node: fx.Node, kernel: str, reason: str = "") -> None:
         path = node.meta["operation"].path
         self.choices[path] = Choice(path, kernel, reason)
@@ -157,6 +172,8 @@ class Spiking(Arithmetic):
 
 class Integers(Spiking):
     """Integers where spikes meet weights.
+
+    With weights of 8 bits, the output of a layer that only neurons read is rounded to bfloat16, which has as many: half the memory to move.
 
     Args:
         digits: Of a weight, 1 or 2, each with 8 bits.
@@ -166,10 +183,14 @@ class Integers(Spiking):
         super().__init__()
         self.digits = digits
 
-    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels) -> tuple[str, Any, Layers]:
+    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels, number: torch.dtype) -> tuple[str, Any, Layers]:
         """Use integer units where there are any."""
         native, kernel = integers.units_for(levels, levels.values.device)
-        return kernel, native, lambda: IntegerLayer(module, unit, levels.zero, self.digits, native=native)
+        return kernel, native, lambda: IntegerLayer(module, unit, levels.zero, self.digits, number, native=native)
+
+    def narrow(self, device: torch.device) -> torch.dtype:
+        """Return bfloat16 where weights have as many bits as it."""
+        return torch.bfloat16 if self.digits == 1 and device.type == "cpu" else torch.float32
 
     def units(self, levels: Levels) -> torch.dtype:
         """Return integers of as many bits as a weight's digits have."""
@@ -177,37 +198,22 @@ class Integers(Spiking):
 
 
 class Half(Spiking):
-    """Half precision where spikes meet weights.
+    """Half precision where spikes meet weights; what only neurons read stays in it, and on a GPU they write levels in it too."""
 
-    On a GPU the output of a layer that only neurons read stays in half precision until they read it, and they write levels in it too.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._narrow: set[fx.Node] = set()
-
-    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels) -> tuple[str, Any, Layers]:
+    def prepared(self, module: nn.Module, unit: Tensor, levels: Levels, number: torch.dtype) -> tuple[str, Any, Layers]:
         """Use units for half precision where there are any."""
-        number, kernel = half.units_for(unit.device)
-        return kernel, number, lambda: HalfLayer(module, unit, levels.zero, number)
+        units, kernel = half.units_for(unit.device)
+        return kernel, units, lambda: HalfLayer(module, unit, levels.zero, units, number)
 
     def refused(self, module: nn.Module, unit: Tensor) -> str:
         """Refuse weights that half precision cannot hold."""
         leaves = half.leaves_range(module, unit, half.units_for(unit.device)[0])
         return "weights times thresholds leave the range of half precision" if leaves else ""
 
-    def written(self, node: fx.Node, levels: Levels) -> torch.dtype:
-        """Leave in half precision what only neurons read."""
-        number = super().written(node, levels)
-        if number is torch.float32 and levels.unit.is_cuda and _only_for_neurons(node):
-            self._narrow.add(node)
-            return torch.float16
-        return number
-
-    def compute(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
-        """Compute one node, from levels where it can take them; what was left in half precision is widened for other nodes."""
-        read = {source: values[source].float() for source in node.all_input_nodes if source in self._narrow}
-        return super().compute(graph, node, {**values, **read})
+    def narrow(self, device: torch.device) -> torch.dtype:
+        """Return the number format of the units, where compiled neurons can read it."""
+        number = half.units_for(device)[0]
+        return number if device.type == "cuda" or number is torch.bfloat16 else torch.float32
 
     def units(self, levels: Levels) -> torch.dtype:
         """Return half precision, or what computes in its place."""

@@ -26,10 +26,11 @@ class HalfLayer:
         unit: Worth of a level, for each input channel of a convolution or each input of a linear layer; or one for all.
         zero: Which integer stands for silence.
         number: Number format of the units.
+        written: That of the output.
     """
 
-    def __init__(self, module: Any, unit: Tensor, zero: int, number: torch.dtype) -> None:
-        self.module, self.zero, self.number = module, zero, number
+    def __init__(self, module: Any, unit: Tensor, zero: int, number: torch.dtype, written: torch.dtype) -> None:
+        self.module, self.zero, self.number, self.written = module, zero, number, written
         weight = folded(module, unit)
         self.weight = (weight.half() if number is torch.float32 else weight).to(number)
         if self.weight.ndim == 4:
@@ -37,16 +38,15 @@ class HalfLayer:
         self.bias = None if module.bias is None else module.bias.detach().to(number)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Return the layer's output ``[N, ...]`` in the format of the units, for levels ``[N, ...]``."""
+        """Return the layer's output ``[N, ...]`` for levels ``[N, ...]``."""
         levels, module = values.to(self.number), self.module
         if self.zero:
             levels = levels.sub_(self.zero)
         if isinstance(module, nn.Linear):
-            return functional.linear(levels, self.weight, self.bias)
+            return functional.linear(levels, self.weight, self.bias).to(self.written)
         convolve: Any = getattr(functional, f"conv{levels.ndim - 2}d")
-        return convolve(  # type: ignore[no-any-return]
-            levels, self.weight, self.bias, module.stride, module.padding, module.dilation, module.groups
-        )
+        y = convolve(levels, self.weight, self.bias, module.stride, module.padding, module.dilation, module.groups)
+        return y.to(self.written)  # type: ignore[no-any-return]
 
 
 def folded(module: Any, unit: Tensor) -> Tensor:

@@ -65,11 +65,16 @@ class IntegerLayer:
         unit: Worth of a level, for each input channel of a convolution or each input of a linear layer; or one for all.
         zero: Which integer stands for silence.
         digits: 1 or 2, of 8 bits each.
+        written: Number format of the output, to which exact sums are rounded.
         native: Whether to use integer units; if not, floating point computes the same with the integer weights.
     """
 
-    def __init__(self, module: Any, unit: Tensor, zero: int, digits: int, *, native: bool) -> None:
-        self.module, self.zero, self.native = module, zero, native
+    def __init__(
+        self, module: Any, unit: Tensor, zero: int, digits: int, written: torch.dtype = torch.float32, *, native: bool
+    ) -> None:
+        self.module, self.zero, self.native, self.written = module, zero, native, written
+        direct = written is torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
+        self.number = written if direct else torch.float32  # in which the units write
         weight: Tensor = module.weight.detach()
         self.digits = Digits.of(weight * spread(unit, weight, getattr(module, "groups", 1)), digits)
         self.bias = None if self.module.bias is None else self.module.bias.detach().float()
@@ -83,11 +88,14 @@ class IntegerLayer:
             self.weight = self.digits.weight()
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Return the layer's output ``[N, ...]`` in float for integers ``[N, ...]``."""
+        """Return the layer's output ``[N, ...]`` for integers ``[N, ...]``."""
         if not self.native:
-            return self._call_float(values.float().sub_(self.zero) if self.zero else values.float())
+            return self._call_float(values.float().sub_(self.zero) if self.zero else values.float()).to(self.written)
         if isinstance(self.module, nn.Linear):
-            return self._call_linear(values)
+            return self._call_linear(values).to(self.written)
+        return self._convolve(values).to(self.written)
+
+    def _convolve(self, values: Tensor) -> Tensor:
         module = self.module
         settings = (
             list(module.stride),
@@ -96,7 +104,7 @@ class IntegerLayer:
             module.groups,
             1.0,
             0,
-            torch.float32,
+            self.number,
         )
         kernels: Any = torch.ops.onednn
         plain = (
@@ -120,11 +128,11 @@ class IntegerLayer:
         kernels: Any = torch.ops.onednn
         (packed, scale), *finer = self.packed
         y = kernels.qlinear_pointwise(
-            rows, 1.0, self.zero, packed, scale, self.silent, self.bias, 1.0, 0, torch.float32, "none", [], ""
+            rows, 1.0, self.zero, packed, scale, self.silent, self.bias, 1.0, 0, self.number, "none", [], ""
         )
         for packed, scale in finer:
             y += kernels.qlinear_pointwise(
-                rows, 1.0, self.zero, packed, scale, self.silent, None, 1.0, 0, torch.float32, "none", [], ""
+                rows, 1.0, self.zero, packed, scale, self.silent, None, 1.0, 0, self.number, "none", [], ""
             )
         return y.unflatten(0, values.shape[:-1])  # type: ignore[no-any-return]
 
