@@ -221,10 +221,11 @@ def _mixes_batch(alone: Any, doubled: Any) -> bool:
         return False
     if not isinstance(doubled, Tensor) or doubled.ndim == 0 or doubled.shape != (2 * alone.shape[0], *alone.shape[1:]):
         return True
-    if not alone.is_floating_point():
-        return not torch.equal(doubled[: alone.shape[0]], alone)
+    first = doubled[: alone.shape[0]]
+    if torch.equal(first, alone) or not alone.is_floating_point():
+        return not torch.equal(first, alone)
     scale = float(alone.nan_to_num().abs().max()) if alone.numel() else 0.0
-    return not torch.allclose(doubled[: alone.shape[0]], alone, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+    return not torch.allclose(first, alone, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
 
 
 def _batch_mixing(verdict: Verdict) -> Verdict:

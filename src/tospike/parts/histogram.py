@@ -99,8 +99,7 @@ def add(rows: Tensor, cap: float, scale: Tensor, mass: Tensor) -> None:
         mass: ``[thresholds, bins]``, changed in place.
     """
     scale = scale.to(rows.dtype)
-    many = len(rows) >= BINS and rows.numel() >= SMALLEST  # else the kernel would pass over more bins than values
-    if many and rows.device.type == "cpu" and rows.dtype in NUMBERS and available("numba"):
+    if rows.numel() >= SMALLEST and rows.device.type == "cpu" and rows.dtype in NUMBERS and available("numba"):
         _count(rows.detach().contiguous(), cap, scale, mass)
         return
     groups, bins = mass.shape
