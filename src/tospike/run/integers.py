@@ -90,12 +90,12 @@ class IntegerLayer:
     def __call__(self, values: Tensor) -> Tensor:
         """Return the layer's output ``[N, ...]`` for integers ``[N, ...]``."""
         if not self.native:
-            return self._call_float(values.float().sub_(self.zero) if self.zero else values.float()).to(self.written)
-        if isinstance(self.module, nn.Linear):
-            return self._call_linear(values).to(self.written)
-        return self._convolve(values).to(self.written)
+            y = self._call_float(values.float().sub_(self.zero) if self.zero else values.float())
+        else:
+            y = self._call_linear(values) if isinstance(self.module, nn.Linear) else self._call_convolution(values)
+        return y.to(self.written)
 
-    def _convolve(self, values: Tensor) -> Tensor:
+    def _call_convolution(self, values: Tensor) -> Tensor:
         module = self.module
         settings = (
             list(module.stride),
