@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -15,6 +16,7 @@ from tospike.progress import track
 from tospike.run.schedule import Engine
 
 SHORT, LONG, STEPS_PER_CALL = 8, 64, 8
+PROCESSES = 3  # for each figure: one moves by a tenth with what the allocator happens to keep
 TARGET = 1.15  # of a long run over a short one, at most
 STATUS, PEAK_RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PROGRAM = "import sys; from tospike.bench.memory import report; report(*sys.argv[1:])"
@@ -22,7 +24,7 @@ PROGRAM = "import sys; from tospike.bench.memory import report; report(*sys.argv
 
 @dataclass(frozen=True)
 class Memory:
-    """Largest resident memory of a process that runs an SNN, in MB.
+    """Largest resident memory of a process that runs an SNN, in MB; medians over some processes.
 
     Attributes:
         network, engine, batch: What ran, 8 steps in each call.
@@ -57,17 +59,17 @@ def measure_memory(name: str, engines: Sequence[Engine], batch: int | None = Non
         return []
     found = []
     for engine in track(engines, "memory"):
-        before, short = _in_a_process(name, engine, SHORT, batch or CASES[name].batch, seed)
-        _, long = _in_a_process(name, engine, LONG, batch or CASES[name].batch, seed)
+        before, short = _in_processes(name, engine, SHORT, batch or CASES[name].batch, seed)
+        _, long = _in_processes(name, engine, LONG, batch or CASES[name].batch, seed)
         found.append(Memory(name, engine, batch or CASES[name].batch, before, short, long))
     return found
 
 
-def _in_a_process(*arguments: object) -> tuple[float, float]:
+def _in_processes(*arguments: object) -> tuple[float, float]:
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments), str(torch.get_num_threads())]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    before, peak = map(float, said.split())
-    return before, peak
+    said = [subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout for _ in range(PROCESSES)]
+    before, peak = zip(*(map(float, line.split()) for line in said), strict=True)
+    return median(before), median(peak)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import altair as alt
 from rich import box
 from rich.table import Column, Table
 
-from tospike.bench.memory import LONG, SHORT, STEPS_PER_CALL, TARGET
+from tospike.bench.memory import LONG, PROCESSES, SHORT, STEPS_PER_CALL, TARGET
 from tospike.bench.scaling import STEPS
 from tospike.bench.speed import Row, Speed
 from tospike.report.charts import COLOURS, Drawing
@@ -102,7 +102,7 @@ def _memory(speed: Speed) -> list[str]:
         "ratio",
         "wanted",
     )
-    about = f"Resident memory of a process of its own in MB, {STEPS_PER_CALL} steps in each call."
+    about = f"Resident memory of a process of its own in MB, {STEPS_PER_CALL} steps in each call; medians of {PROCESSES} processes."
     return ["## Memory", "", about, "", *_table(headers, rows)]
 
 
