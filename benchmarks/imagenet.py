@@ -78,12 +78,14 @@ def rows(batches):
             ts.Auto(steps, batches, 4, spikes="graded").using(refiners=(StepBias(),)),
         )
     for steps in (8, 16, 32):
-        # A strong pull to the ANN's weights, for the same reason.
-        pulled = (Reconstruct(ridge=0.3), StepBias())
-        layer = LeastError(ts.NeuronModel(signed=True), steps, granularity="layer")
-        yield "Auto ternary, rate code, a threshold per layer", (steps,), ts.Auto(steps, batches, few(steps), code="rate").using(
-            scale=layer, refiners=pulled
-        )  # fmt: skip
+        # A strong pull to the ANN's weights, for the same reason; few channels are shown well enough for a threshold of their own.
+        pulled, neuron = (Reconstruct(ridge=0.3), StepBias()), ts.NeuronModel(signed=True)
+        for label, scale in (
+            ("a threshold per layer", LeastError(neuron, steps, granularity="layer")),
+            ("no threshold below its layer's mean", LeastError(neuron, steps, floor=1.0)),
+        ):
+            method = ts.Auto(steps, batches, few(steps), code="rate").using(scale=scale, refiners=pulled)
+            yield f"Auto ternary, rate code, {label}", (steps,), method
         yield "Ternary", (steps,), ts.Ternary(steps, batches, few(steps))
     yield "LTB", (8, 16, 32), ts.LTB(batches=400)
     for steps in (4, 8, 16):
