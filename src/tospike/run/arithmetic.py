@@ -88,7 +88,7 @@ class Spiking(Arithmetic):
 
     def narrow(self, device: torch.device) -> torch.dtype:
         """Return in what numbers a layer hands its output to neurons, where nothing else reads it."""
-        return torch.float32
+        raise NotImplementedError
 
     def units(self, levels: Levels) -> torch.dtype:
         """Return the number format of the weights that levels meet."""
