@@ -48,7 +48,7 @@ def laid_out(x, layout):
     return x
 
 
-def both(neuron, currents, cuts, other, levels):
+def both(neuron, currents, cuts, other, levels, overwrite=False):
     """Step neurons through chunks by the kernel and by torch."""
     found = []
     for fits in (True, False):
@@ -62,7 +62,7 @@ def both(neuron, currents, cuts, other, levels):
             with pytest.MonkeyPatch.context() as patch:
                 if not fits:
                     patch.setattr(fused, "fits", lambda *_: False)
-                out, state = neuron(currents[at : at + size], state, more, levels=levels)
+                out, state = neuron(currents[at : at + size], state, more, levels=levels, overwrite=overwrite)
             emitted.append(out)
             at += size
         found.append((torch.cat(emitted), state))
@@ -108,7 +108,7 @@ def test_the_kernel_is_equal_to_the_steps_in_torch(data):
         )
     levels = not plain and not model.holds and data.draw(st.booleans())
     assert fused.fits(neuron, currents)
-    (got, state), (wanted, expected) = both(neuron, currents, cuts, other, levels)
+    (got, state), (wanted, expected) = both(neuron, currents, cuts, other, levels, data.draw(st.booleans()))
     assert got.dtype == wanted.dtype
     assert torch.equal(got, wanted)
     assert torch.equal(state.potential, expected.potential)
@@ -203,6 +203,21 @@ def test_threads_share_the_work_and_hand_back_errors(monkeypatch, team):
 
     with pytest.raises(ValueError, match="part 1"):
         threads.in_parallel(fail, 3)
+
+
+@pytest.mark.parametrize("model", [NeuronModel(), NeuronModel(signed=True)], ids=["binary", "signed"])
+def test_a_state_is_written_over_only_when_it_may_be_lost(model):
+    torch.manual_seed(0)
+    neuron, x = Neuron(torch.rand(16, 1, 1) + 0.5, model=model), torch.randn(8, 2, 16, 12, 12)
+    _, state = neuron(x[:4], neuron.initial(x[0]), overwrite=True)  # nothing is held yet that could be written over
+    before = state.potential.clone()
+    wanted, kept = neuron(x[4:], state)
+    assert torch.equal(state.potential, before)
+    assert kept.potential.data_ptr() != state.potential.data_ptr()
+    found, lost = neuron(x[4:], state, overwrite=True)
+    assert lost.potential.data_ptr() == state.potential.data_ptr()
+    assert torch.equal(found, wanted)
+    assert torch.equal(lost.potential, kept.potential)
 
 
 def test_several_threads_may_step_neurons_at_once():

@@ -72,7 +72,7 @@ def through(neuron, currents, other, cuts, levels=False):
     """Step neurons through chunks that end after these steps."""
     state, parts = neuron.initial(currents[0]), []
     for first, end in itertools.pairwise((0, *cuts, len(currents))):
-        emitted, state = neuron(currents[first:end], state, part(other, first, end), levels=levels)
+        emitted, state = neuron(currents[first:end], state, part(other, first, end), levels=levels, overwrite=True)
         parts.append(emitted)
     return torch.cat(parts), state
 
@@ -166,7 +166,7 @@ def test_it_compiles_for_a_gpu_without_contraction(model, dtype, monkeypatch):
     neuron.bias = torch.zeros(2, C, 1, 1, dtype=number)
     x = currents(dtype=dtype)
     other = second("levels", "plain", number)
-    chunk = Chunk.of(neuron, x, neuron.initial(x[0]), other, not model.holds)
+    chunk = Chunk.of(neuron, x, neuron.initial(x[0]), other, not model.holds, False)
     code = program(compiled, chunk, enable_fp_fusion=False)
     assert "ld.global" in code
     assert not re.search(r"\bfma\.rn", code)

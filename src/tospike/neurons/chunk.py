@@ -87,7 +87,15 @@ class Chunk:
     after: State
 
     @classmethod
-    def of(cls, neuron: Neuron, currents: Tensor, state: State, other: Tensor | Levels | None, levels: bool) -> Chunk:
+    def of(
+        cls,
+        neuron: Neuron,
+        currents: Tensor,
+        state: State,
+        other: Tensor | Levels | None,
+        levels: bool,
+        overwrite: bool,
+    ) -> Chunk:
         """Lay out a chunk; arguments are those of `tospike.neurons.fused.advance`."""
         model, steps = neuron.model, len(currents)
         dtype, device = state.potential.dtype, currents.device
@@ -112,8 +120,10 @@ class Chunk:
         silence = model.silence if written is torch.uint8 else 0
         limits = _constants(_limits(neuron, silence, getattr(other, "zero", 0)), dtype, device)
         per_step = _constants(_per_step(neuron, state.steps, steps), dtype, device).view(-1, 4)
-        (out_row, out), (potential_row, potential) = layout.empty(steps, written), layout.empty(1, dtype)
-        sent_row, sent = layout.empty(1, dtype) if flags.remembers else (nothing[0], None)
+        out_row, out = layout.empty(steps, written)
+        *_, (held, _), (held_sum, _) = parameters
+        potential_row, potential = layout.room(held, overwrite)
+        sent_row, sent = layout.room(held_sum, overwrite) if flags.remembers else (nothing[0], None)
         after = State(state.steps + steps, potential[0], None if sent is None else sent[0], state.start)
         return cls(
             layout.cells, steps, state.steps, flags, limits, per_step, layout.stream(currents), added, tuple(parameters), bias,
@@ -152,7 +162,17 @@ class _Layout:
     def empty(self, steps: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return room for a chunk, as one row and as ``[T, N, ...]`` that lies in this order."""
         row = torch.empty(steps * self.cells, dtype=dtype, device=self.device)
-        return row, row.view(steps, *(self.sizes[d] for d in self.axes)).permute(self.back)
+        return row, self.shaped(row, steps)
+
+    def room(self, held: Tensor, overwrite: bool) -> tuple[Tensor, Tensor]:
+        """Return room for what neurons hold after a chunk: where they held it before, if that may be lost and each had a number of its own."""
+        if overwrite and 1 < self.cells == len(held):
+            return held, self.shaped(held, 1)
+        return self.empty(1, self.dtype)
+
+    def shaped(self, row: Tensor, steps: int) -> Tensor:
+        """Return a row as ``[T, N, ...]`` that lies in this order."""
+        return row.view(steps, *(self.sizes[d] for d in self.axes)).permute(self.back)
 
     def stream(self, x: Tensor) -> Parameter:
         """Return a chunk as one row of numbers, and where the next step is: at 0 for what is constant in time."""

@@ -53,8 +53,9 @@ def fits(neuron: Neuron, currents: Tensor) -> bool:
 
 
 def advance(
-    neuron: Neuron, currents: Tensor, state: State, other: Tensor | Levels | None = None, *, levels: bool = False
-) -> tuple[Tensor, State]:
+    neuron: Neuron, currents: Tensor, state: State, other: Tensor | Levels | None = None, *, levels: bool = False,
+    overwrite: bool = False,
+) -> tuple[Tensor, State]:  # fmt: skip
     """Step neurons through a chunk of time; equal to the last bit to the steps in `tospike.neurons.functional`.
 
     Args:
@@ -63,11 +64,12 @@ def advance(
         state: Before the chunk; its numbers are those that are computed in.
         other: Currents ``[T, N, ...]`` that are added, or levels whose worth is.
         levels: Emit levels, as `tospike.neurons.levels.integers_for` says, not what they are worth.
+        overwrite: Write the state after the chunk over the one before where it fits, which saves its memory.
 
     Returns:
         What is emitted ``[T, N, ...]``, and the state after the chunk.
     """
-    chunk = Chunk.of(neuron, currents, state, other, levels)
+    chunk = Chunk.of(neuron, currents, state, other, levels, overwrite)
     BACKENDS[currents.device.type].run(chunk)
     return chunk.emitted, chunk.after
 

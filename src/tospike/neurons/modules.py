@@ -135,8 +135,9 @@ class Neuron(nn.Module):
         return State(0, kept if self.model.signed else self._start(kept) + kept, zeros)
 
     def forward(
-        self, currents: Tensor, state: State, other: Tensor | Levels | None = None, *, levels: bool = False
-    ) -> tuple[Tensor, State]:
+        self, currents: Tensor, state: State, other: Tensor | Levels | None = None, *, levels: bool = False,
+        overwrite: bool = False,
+    ) -> tuple[Tensor, State]:  # fmt: skip
         """Step through a chunk of time; causal neurons in one pass over memory where `tospike.neurons.fused` can.
 
         Args:
@@ -144,6 +145,7 @@ class Neuron(nn.Module):
             state: What `initial` or an earlier call returned.
             other: More currents ``[T, N, ...]``, or levels whose worth is added.
             levels: Return levels of causal neurons, of which each is worth `unit`, as `tospike.neurons.levels.integers_for` says.
+            overwrite: Whether the state that is given may be lost: the new one then takes its memory where it can.
 
         Returns:
             What was emitted at each step, ``[T, N, ...]``, and the state after the chunk.
@@ -154,7 +156,7 @@ class Neuron(nn.Module):
             emitted = torch.stack([self.at_step(counted, steps, t) for t in range(1, steps + 1)])
             return emitted, replace(state, steps=steps)
         if self.model.pre is None:
-            return self._advanced(currents, state, other, levels=levels)
+            return self._advanced(currents, state, other, levels=levels, overwrite=overwrite)
         currents = currents.to(state.potential.dtype)
         if other is not None:
             currents = currents + value_of(other)
@@ -171,10 +173,11 @@ class Neuron(nn.Module):
         return torch.cat(parts), state
 
     def _advanced(
-        self, currents: Tensor, state: State, other: Tensor | Levels | None = None, *, levels: bool = False
-    ) -> tuple[Tensor, State]:
+        self, currents: Tensor, state: State, other: Tensor | Levels | None = None, *, levels: bool = False,
+        overwrite: bool = False,
+    ) -> tuple[Tensor, State]:  # fmt: skip
         if fused.fits(self, currents):
-            return fused.advance(self, currents, state, other, levels=levels)
+            return fused.advance(self, currents, state, other, levels=levels, overwrite=overwrite)
         written = integers_for(currents)
         currents = currents.to(state.potential.dtype)
         if other is not None:

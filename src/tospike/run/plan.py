@@ -133,7 +133,8 @@ class Plan:
             _refuse_other_maps(node, neuron, current[0])
             state[key] = neuron.initial(current[0])
         levels = arithmetic.emits_levels(neuron)
-        chunk, state[key] = neuron(current, state[key], others[0] if others else None, levels=levels)
+        other = others[0] if others else None
+        chunk, state[key] = neuron(current, state[key], other, levels=levels, overwrite=True)
         emitted: Tensor = chunk.flatten(0, 1)
         if not levels:
             return emitted
