@@ -8,6 +8,7 @@ over a quarter of the data), beside rows of ours that get as little. An interrup
 """
 
 import argparse
+import dataclasses
 import statistics
 from functools import partial
 from pathlib import Path
@@ -93,12 +94,12 @@ def trained(method, passes, label, setting, then=None, source=None):
     return setting.figures(snn, TIME_STEPS, ann) | {"passes": passes if passes > FEW else 1}
 
 
-def mice(steps, first, second, label, setting):
-    """So many passes with the quantiser, then so many with the SNN."""
+def mice(steps, first, second, label, setting, source=None, share=1.0):
+    """So many passes with the quantiser, or what another row trained, then so many with the SNN; the distance counts in a share of these."""
     method = ts.MiCE(time_steps=steps)
-    ann = setting.trained(f"{label}, quantised", method, first)
+    ann = setting.trained(f"{source or label}, quantised", method, first)
     snn = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
-    tuned = setting.tuned(label, snn, method.tuning, second)
+    tuned = setting.tuned(label, snn, dataclasses.replace(method.tuning, distance_share=share), second)
     terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, tuned)]
     errors = [[{**vars(site)} for site in one.sites] for one in terms]
     return setting.figures(tuned, tuple(t for t in TIME_STEPS if t <= steps), ann) | {
@@ -140,6 +141,11 @@ def every():
     rows["QCFS, L=8, signed neurons"] = partial(trained, qcfs(8), PASSES, then=signed, source="QCFS, L=8")
     rows |= {f"MiCE, T={t}": partial(mice, t, PASSES // 2, PASSES // 2) for t in (8, 4, 2)}
     rows |= {f"MiCE, T={t}, {MANY} passes": partial(mice, t, MANY // 4, MANY - MANY // 4) for t in (8, 4, 2)}
+    for t in (8, 4, 2):
+        label = f"MiCE, T={t}, {MANY} passes"
+        rows[f"{label}, distance in the first half"] = partial(
+            mice, t, MANY // 4, MANY - MANY // 4, source=label, share=0.5
+        )
     rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}

@@ -104,6 +104,21 @@ def test_the_distance_is_the_formula(ann, batches, name):
     assert network.penalty().item() == pytest.approx(2.0 * distance(snn, ann, x, T), rel=1e-4)
 
 
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_the_distance_is_left_out_behind_its_share_of_the_run(ann, batches, share):
+    snn, x = convert(ann, batches, METHODS["binary"]), batches[0][0]
+    network = TrainableSNN(snn, ts.Tuning(T, normalise=False, logits=0.0, distance=2.0, distance_share=share)).train()
+    network.watch_ann(ann, {"x": x})
+    network.batches_in_all = 4
+    found = []
+    for _ in range(4):
+        network(x)
+        found.append(network.penalty())
+    followed = 2.0 * distance(snn, ann, x, T)
+    assert [p.item() for p in found if p is not None] == pytest.approx([followed] * round(4 * share), rel=1e-4)
+    assert [p is None for p in found] == [place >= 4 * share for place in range(4)]
+
+
 def test_joint_errors_follow_adam_with_a_warm_up(ann, batches, monkeypatch):
     snn, seen = convert(ann, batches, METHODS["binary"]), []
 
@@ -339,7 +354,8 @@ class _Wide(_Residual):
 
 @pytest.mark.parametrize("settings", [{"time_steps": 0}, {"gradient": "both"}, {"trained": ()}, {"trained": ("gains",)}, {"logits": -1.0}, {"temperature": 0.0},
                                       {"order": "last"}, {"gradient": "rate"}, {"order": "each"}, {"steps_per_call": 0}, {"surrogate": 1.0},
-                                      {"trained": ("thresholds",)}, {"trained": ("weights",)}, {"gradient": "rate", "normalise": False, "distance": 0.1}])  # fmt: skip
+                                      {"trained": ("thresholds",)}, {"trained": ("weights",)}, {"gradient": "rate", "normalise": False, "distance": 0.1},
+                                      {"distance_share": 0.0}, {"distance_share": 1.5}])  # fmt: skip
 def test_settings_out_of_range(settings):
     with pytest.raises(OptionError):
         ts.Tuning(**({"time_steps": T} | settings))

@@ -131,7 +131,13 @@ class TrainableSNN(DifferentiableSNN):
 
     def _compared(self) -> set[fx.Node]:
         """Return what the loss wants to see of a run through time: what leaves the Sites, where it compares them."""
-        return set(self.sites) if self.tuning.maps or self.tuning.distance else set()
+        return set(self.sites) if self.tuning.maps or self._follows() else set()
+
+    def _follows(self) -> bool:
+        """Tell whether the distance to the ANN is part of the loss at this point of the run."""
+        share = self.tuning.distance_share
+        over = share < 1 and bool(self.batches_in_all) and int(self.seen) >= share * self.batches_in_all
+        return bool(self.tuning.distance) and not over
 
     def penalty(self) -> Tensor | None:
         """Return what the last forward pass adds to the loss, a scalar."""
@@ -178,7 +184,7 @@ class TrainableSNN(DifferentiableSNN):
             if emission.ndim > 2:
                 difference = _map(emission, site.channel_axis) - _map(activations[site.name], site.channel_axis)
                 losses.append(tuning.maps * difference.square().sum(1).mean())
-        if tuning.distance:
+        if self._follows():
             losses.append(tuning.distance * distance(self, sent, output, activations, wanted))
         if tuning.order == "each":
             losses += [relative_error(emission, activations[site.name]) for site, emission in pairs]

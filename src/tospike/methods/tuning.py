@@ -43,6 +43,8 @@ class Tuning:
         temperature: τ.
         maps: Weight of the distillation from the ANN's maps at every Site.
         distance: Weight of the distance to the ANN, at all Sites and at the output. Gradient through time only.
+        distance_share: Share of the run, from its start, in which the distance is part of the loss; behind it, the rest of the loss goes on alone.
+            A loader has to know its length for this.
         optimizer: ``"sgd"`` or ``"adam"``; see `tospike.fit`.
         steps_per_call: Steps whose values are kept for the gradient; the others are computed again, and layers are normalised by the
             statistics that were measured at the beginning. None keeps all T.
@@ -64,6 +66,7 @@ class Tuning:
     temperature: float = 2.0
     maps: float = 0.0
     distance: float = 0.0
+    distance_share: float = 1.0
     optimizer: Optimizer = "sgd"
     steps_per_call: int | None = None
 
@@ -80,6 +83,7 @@ class Tuning:
             ("temperature", self.temperature, is_within(self.temperature, 0, sys.float_info.max), "positive and finite", 2.0),
             ("maps", self.maps, self.maps == 0 or is_within(self.maps, 0, sys.float_info.max), ">= 0 and finite", 0.0),
             ("distance", self.distance, self.distance == 0 or is_within(self.distance, 0, sys.float_info.max), ">= 0 and finite", 0.0),
+            ("distance_share", self.distance_share, is_within(self.distance_share, 0, 1), "in (0, 1]", 0.5),
             ("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}", "sgd"),
             ("steps_per_call", self.steps_per_call, self.steps_per_call is None or is_count(self.steps_per_call), "an integer >= 1, or None", 4),
         )  # fmt: skip
