@@ -187,6 +187,8 @@ def test_all_layers_between_neurons_are_computed_in_integers(x):
     chosen = {choice.layer: choice for choice in ts.explain(snn, engine="int8")}
     assert list(chosen) == ["stem", "deep", "point", "down", "hidden", "last"]
     assert [chosen[name].kernel for name in ("deep", "point", "down", "hidden")] == [integers.ONEDNN] * 4
+    assert [choice.written for choice in chosen.values()] == ["", *["bfloat16"] * 4, ""]
+    assert {choice.written for choice in ts.explain(snn, engine="int16")} == {""}
     assert "constant in time" in chosen["stem"].reason
     assert "last neuron" in chosen["last"].reason
     assert {choice.kernel for choice in ts.explain(snn, engine="float")} == {"float"}

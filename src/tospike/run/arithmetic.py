@@ -34,11 +34,13 @@ class Choice:
         layer: Path of the layer.
         kernel: What computes it.
         reason: Why it is not computed otherwise; empty where nothing stands against the fastest way.
+        written: In what numbers neurons read its output, ``"bfloat16"`` or ``"float16"``; empty where these are the network's own.
     """
 
     layer: str
     kernel: str
     reason: str = ""
+    written: str = ""
 
 
 class Arithmetic:
@@ -150,7 +152,8 @@ class Spiking(Arithmetic):
         held = self._layers.get(node)
         if held is None or held[0][0] != key or not _same(held[0][1], unit):
             reason = self.refused(module, unit)
-            made = Choice(node.meta["operation"].path, "float" if reason else kernel, reason)
+            written = "" if reason or number is levels.unit.dtype else str(number).removeprefix("torch.")
+            made = Choice(node.meta["operation"].path, "float" if reason else kernel, reason, written)
             held = ((key, unit.clone(), made), None if reason else make())
             self._layers[node] = held
         self.choices[held[0][2].layer] = held[0][2]
