@@ -33,7 +33,7 @@ def refine(
     """Correct an SNN place by place; each place sees the inputs that the places before it, already corrected, give it.
 
     All batches are held at the place where the walk stands and nowhere else, and what a batch gave the place before is let go of as soon as
-    it is through: memory grows with batches times T, not with the depth of the network.
+    it is through: memory grows with batches times T, not with the depth of the network. Of synchronous neurons only means are held.
 
     Args:
         graph: The network with neurons at its Sites, changed in place.
@@ -48,14 +48,17 @@ def refine(
 
 
 class _Walk:
-    """The values of every batch where the walk stands: the ANN's, and the SNN's where it differs."""
+    """The values of every batch where the walk stands: the ANN's, and the SNN's where it differs, of as many steps as are held."""
 
     def __init__(self, graph: fx.GraphModule, batches: Sequence[Inputs], time_steps: int) -> None:
-        self.graph, self.batches, self.steps = graph, batches, time_steps
+        self.graph, self.batches, self.time_steps = graph, batches, time_steps
         self.sites = list(site_nodes(graph))
+        self.steps = (
+            1 if any(self._neuron(node).model.synchronous for node in self.sites) else time_steps
+        )  # that are held
         self.stepped = stepped(graph)
         self.ann: dict[fx.Node, list[Any]] = {}
-        self.snn: dict[fx.Node, list[Any]] = {}  # time folded into the batch axis; averaged behind the last Site
+        self.snn: dict[fx.Node, list[Any]] = {}  # steps folded into the batch axis; averaged behind the last Site
         self.left = {node: len(node.users) for node in graph.graph.nodes}
         modules = {
             id(module): module for module in map(partial(module_of, graph), graph.graph.nodes) if module is not None
@@ -76,8 +79,7 @@ class _Walk:
 
     def _site(self, node: fx.Node, refiners: Sequence[Refiner]) -> None:
         source = node.all_input_nodes[0]
-        neuron = module_of(self.graph, node)
-        assert isinstance(neuron, Neuron)
+        neuron = self._neuron(node)
         targets = [node.meta["activation"](value) for value in self.ann[source]]
         currents = [self._currents(source, number) for number in range(len(self.batches))]
         depth = self.sites.index(node) / max(len(self.sites) - 1, 1)
@@ -87,15 +89,20 @@ class _Walk:
             refiner.site(view)
         self.ann[node], self.snn[node] = targets, []
         for number in range(len(self.batches)):
-            self.snn[node].append(view.emissions(number).flatten(0, 1))
+            self.snn[node].append(view.emissions(number)[: self.steps].flatten(0, 1))
             currents[number] = torch.empty(0)
             self._release(node, number)
 
+    def _neuron(self, node: fx.Node) -> Neuron:
+        neuron = module_of(self.graph, node)
+        assert isinstance(neuron, Neuron)
+        return neuron
+
     def _currents(self, source: fx.Node, number: int) -> Tensor:
-        if source in self.snn:
+        if source in self.snn and self.steps == self.time_steps:
             return _unfold(self.snn[source][number], self.steps)
-        value: Tensor = self.ann[source][number]
-        return value.expand(self.steps, *value.shape)
+        value: Tensor = (self.snn if source in self.snn else self.ann)[source][number]
+        return value.expand(self.time_steps, *value.shape)
 
     def _operation(self, node: fx.Node, refiners: Sequence[Refiner]) -> None:
         if node.op == "placeholder":

@@ -10,6 +10,7 @@ from torch import nn
 
 import tospike as ts
 from tospike.errors import ExportError, OptionError
+from tospike.graph.walk import site_nodes
 from tospike.methods.auto import FLOOR
 from tospike.methods.base import LeastError
 from tospike.methods.trained import Trained
@@ -300,6 +301,27 @@ def test_a_refiner_sees_each_place_once_from_front_to_back_and_the_ann_it_is_com
     ann, x = _Residual().eval(), torch.randn(32, 1, 8, 8)
     ts.convert(ann, ts.LTB(batches=5).using(refiners=(Watch(),), time_steps=6, refine_batches=2), calibration=[x])
     assert seen == [("relu", 2, 6), "Conv2d", ("relu#2", 2, 6), "Linear"]
+
+
+@pytest.mark.parametrize("code", ["rate", "bits", "first"])
+def test_of_synchronous_neurons_refiners_see_the_mean_which_takes_the_memory_of_one_step(code):
+    steps, seen = 6, []
+
+    class Watch(Refiner):
+        def site(self, view):
+            (current,) = view.currents
+            stepped, _ = view.neuron(current, view.neuron.initial(current[0]))
+            torch.testing.assert_close(view.emissions(0).mean(0), stepped.mean(0))
+            seen.append((current.shape[0], current.stride(0), current[0].clone()))
+
+    ann, x = _Residual().eval(), torch.randn(32, 1, 8, 8)
+    neuron = NeuronModel(synchronous=True, code=code)
+    method = ts.LTB(batches=5).using(neuron=neuron, refiners=(Watch(),), time_steps=steps, refine_batches=1)
+    snn = ts.convert(ann, method, calibration=[x])
+    assert [found[:2] for found in seen] == [(steps, 0)] * 2
+    means, _ = snn.plan.settle(snn.plan.prepare({"x": x}), steps)
+    for site, (*_, current) in zip(site_nodes(snn.graph), seen, strict=True):
+        torch.testing.assert_close(means[site.all_input_nodes[0]], current)
 
 
 def test_unknown_parts_are_refused():

@@ -19,7 +19,8 @@ class SiteView:
     Attributes:
         site: The Site.
         neuron: Its neurons, changed in place.
-        currents: Input currents of the SNN ``[T, N, ...]``, one tensor per batch, in units of the activation.
+        currents: Input currents of the SNN ``[T, N, ...]``, one tensor per batch, in units of the activation; in front of synchronous
+            neurons, which know no more of them, their mean at every step.
         targets: Activations of the ANN ``[N, ...]``, one tensor per batch, same unit.
         preactivations: What the ANN has in front of them, likewise.
         depth: Share of the network's Sites that lie in front of it, 0 for the first and 1 for the last.
@@ -35,8 +36,12 @@ class SiteView:
     constant: bool = False
 
     def emissions(self, number: int) -> Tensor:
-        """Run the neurons on one batch as they are now, and return their emissions ``[T, N, ...]``."""
+        """Run the neurons on one batch as they are now, and return their emissions ``[T, N, ...]``; of synchronous ones their mean T times."""
         current = self.currents[number]
+        if self.neuron.model.synchronous:
+            steps = len(current)
+            mean = self.neuron.mean_emission(self.neuron.count(current[0], steps), steps)
+            return mean.expand(steps, *mean.shape)
         emissions: Tensor = self.neuron(current, self.neuron.initial(current[0]))[0]
         return emissions
 
