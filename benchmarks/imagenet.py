@@ -80,16 +80,13 @@ def rows(batches):
     for steps in (8, 16, 32):
         # A strong pull to the ANN's weights, for the same reason; few channels are shown well enough for a threshold of their own.
         pulled, neuron = (Reconstruct(ridge=0.3), StepBias()), ts.NeuronModel(signed=True)
-        for label, images, scale in (
-            ("a threshold per layer", 1, LeastError(neuron, steps, granularity="layer")),
-            ("no threshold below its layer's mean", 1, LeastError(neuron, steps, floor=1.0)),
-            (
-                "no threshold below its layer's mean, corrected on 3 times the crops",
-                3,
-                LeastError(neuron, steps, floor=1.0),
-            ),
+        whole, floored = LeastError(neuron, steps, granularity="layer"), LeastError(neuron, steps, floor=1.0)
+        for label, scale, times in (
+            ("a threshold per layer", whole, 1),
+            ("no threshold below its layer's mean", floored, 1),
+            ("no threshold below its layer's mean, corrected on 3 times the crops", floored, 3),
         ):
-            method = ts.Auto(steps, batches, images * few(steps), code="rate").using(scale=scale, refiners=pulled)
+            method = ts.Auto(steps, batches, times * few(steps), code="rate").using(scale=scale, refiners=pulled)
             yield f"Auto ternary, rate code, {label}", (steps,), method
         yield "Ternary", (steps,), ts.Ternary(steps, batches, few(steps))
     yield "LTB", (8, 16, 32), ts.LTB(batches=400)

@@ -53,9 +53,8 @@ class _Walk:
     def __init__(self, graph: fx.GraphModule, batches: Sequence[Inputs], time_steps: int) -> None:
         self.graph, self.batches, self.time_steps = graph, batches, time_steps
         self.sites = list(site_nodes(graph))
-        self.steps = (
-            1 if any(self._neuron(node).model.synchronous for node in self.sites) else time_steps
-        )  # that are held
+        synchronous = any(self._neuron(node).model.synchronous for node in self.sites)
+        self.steps = 1 if synchronous else time_steps  # that are held
         self.stepped = stepped(graph)
         self.ann: dict[fx.Node, list[Any]] = {}
         self.snn: dict[fx.Node, list[Any]] = {}  # steps folded into the batch axis; averaged behind the last Site
