@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import tospike as ts
-from tospike import processes
+from tospike import processes, trainable
 from tospike.testing import _Residual
 
 METHODS = {
@@ -31,6 +31,21 @@ def batches(rank, world):
     torch.manual_seed(1)
     whole = [torch.randn(32, 1, 8, 8) * (1 + number) for number in range(3)]
     return [x.chunk(world)[rank] for x in whole]
+
+
+def followed(snn, ann, loader):
+    """Return in how many of its batches a process met the distance to the ANN, which leaves the loss half-way."""
+    met, tuning = [], ts.Tuning(4, normalise=False, distance=1.0, distance_share=0.5)
+
+    def counted(*given):
+        met.append(distance(*given))
+        return met[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        distance = trainable.distance
+        patch.setattr(trainable, "distance", counted)
+        ts.tune(snn, tuning, loader, ann=ann, epochs=2, lr=0.01, progress=False)
+    return len(met)
 
 
 def measured(rank, world):
@@ -57,6 +72,7 @@ def measured(rank, world):
     loader = DataLoader(samples, 32 // world)
     tuned = ts.tune(snn, ts.Tuning(4, normalise=False), loader, loader, ann=ann, epochs=2, lr=0.01, progress=False)
     normalised = ts.tune(snn, ts.Tuning(4), loader, ann=ann, epochs=1, lr=0.01, progress=False)
+    found["followed"] = followed(snn, ann, loader)
     found["normalised"] = normalised.graph.get_submodule("conv.0").weight.flatten().tolist()
     found["tune"] = {
         "thresholds": [theta.flatten().tolist() for theta in tuned.conversion.thresholds.values()],
@@ -116,6 +132,10 @@ def test_two_processes_measure_convert_and_score_as_one(shared, alone, name):
                 assert one == pytest.approx(other, rel=2e-3, abs=1e-4), key
         else:
             assert value == pytest.approx(wanted[key], rel=2e-3, abs=1e-4), key
+
+
+def test_the_distance_leaves_the_loss_where_it_does_with_one_process(shared, alone):
+    assert [found["followed"] for found in (*shared, alone)] == [3, 3, 3]  # of 6 batches of each
 
 
 def test_normalised_layers_are_the_same_in_all_processes(shared):

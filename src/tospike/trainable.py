@@ -136,7 +136,7 @@ class TrainableSNN(DifferentiableSNN):
     def _follows(self) -> bool:
         """Tell whether the distance to the ANN is part of the loss at this point of the run."""
         share = self.tuning.distance_share
-        over = share < 1 and bool(self.batches_in_all) and int(self.seen) >= share * self.batches_in_all
+        over = share < 1 and int(self.seen) >= share * self.batches_in_all
         return bool(self.tuning.distance) and not over
 
     def penalty(self) -> Tensor | None:

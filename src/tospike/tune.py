@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from itertools import islice
 from operator import length_hint
@@ -10,6 +11,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from tospike import processes
 from tospike.errors import OptionError, is_count, require, require_type
@@ -80,7 +82,8 @@ def tune(
         network.normalise(batches)
     if ann is not None and batches and tuning.needs_ann:
         network.watch_ann(ann, batches[0])
-    network.batches_in_all = epochs * length_hint(train_loader)
+    shares = processes.count() if isinstance(train_loader, DataLoader) else 1  # which `fit` divides, and nothing else
+    network.batches_in_all = epochs * math.ceil(length_hint(train_loader) / shares)
     history = fit(
         network, train_loader, test_loader, epochs=epochs, task=task, optimizer=tuning.optimizer,
         **(_defaults(tuning, epochs) | options),

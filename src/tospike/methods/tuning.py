@@ -44,7 +44,6 @@ class Tuning:
         maps: Weight of the distillation from the ANN's maps at every Site.
         distance: Weight of the distance to the ANN, at all Sites and at the output. Gradient through time only.
         distance_share: Share of the run, from its start, in which the distance is part of the loss; behind it, the rest of the loss goes on alone.
-            A loader has to know its length for this.
         optimizer: ``"sgd"`` or ``"adam"``; see `tospike.fit`.
         steps_per_call: Steps whose values are kept for the gradient; the others are computed again, and layers are normalised by the
             statistics that were measured at the beginning. None keeps all T.
