@@ -66,6 +66,7 @@ class Chunk:
         out: Written: what is emitted.
         potential: Written: potential, or charge, after the chunk.
         sent: Written: sum of emissions after the chunk; empty where it is not kept.
+        layout: In what order of memory all of this lies.
         emitted: `out` as a tensor ``[T, N, ...]``.
         after: The state after the chunk, whose tensors share the memory of `potential` and `sent`.
     """
@@ -83,6 +84,7 @@ class Chunk:
     out: Tensor
     potential: Tensor
     sent: Tensor
+    layout: Layout
     emitted: Tensor
     after: State
 
@@ -99,7 +101,7 @@ class Chunk:
         """Lay out a chunk; arguments are those of `tospike.neurons.fused.advance`."""
         model, steps = neuron.model, len(currents)
         dtype, device = state.potential.dtype, currents.device
-        layout = _Layout(currents, dtype)
+        layout = Layout(currents, dtype)
         gain = None if levels else neuron.gain
         unit = other.unit if isinstance(other, Levels) else None
         nothing = layout.nothing
@@ -127,11 +129,11 @@ class Chunk:
         after = State(state.steps + steps, potential[0], None if sent is None else sent[0], state.start)
         return cls(
             layout.cells, steps, state.steps, flags, limits, per_step, layout.stream(currents), added, tuple(parameters), bias,
-            out_row, potential_row, sent_row, out, after,
+            out_row, potential_row, sent_row, layout, out, after,
         )  # fmt: skip
 
 
-class _Layout:
+class Layout:
     """In what order of memory the neurons of a chunk are passed, taken from their currents ``[T, N, ...]``.
 
     Args:
@@ -190,17 +192,35 @@ class _Layout:
             return self.nothing
         if values.numel() == 1:
             return _flat(values.to(self.dtype)), max(self.cells, 1)
-        axes = self.axes if whole else [d - 1 for d in self.axes[1:]]
+        axes = self.axes if whole else self._axes_of_sample
         spread = values.detach().to(self.dtype).expand(self.sizes[0 if whole else 1 :]).permute(*axes)
-        shared = [size == 1 or stride == 0 for size, stride in zip(spread.shape, spread.stride(), strict=True)]
-        last = max((d + 1 for d, same in enumerate(shared) if not same), default=0)
-        first = min((d for d, same in enumerate(shared) if not same), default=0)
+        first, last = _varying(spread)
         varying = spread
-        for _ in range(len(shared) - last):
+        for _ in range(spread.ndim - last):
             varying = varying[..., 0]
         for _ in range(first):
             varying = varying[0]
         return _flat(varying.contiguous()), math.prod(spread.shape[last:])
+
+    def sum_of(self, row: Tensor, values: Tensor) -> Tensor:
+        """Return a gradient in a parameter of one sample, shaped like it, from one in the row that `parameter` made of it."""
+        if values.numel() == 1:
+            return row.view(values.shape)
+        spread = values.expand(self.sizes[1:]).permute(*self._axes_of_sample)
+        first, last = _varying(spread)
+        whole = row.view((1,) * first + spread.shape[first:last] + (1,) * (spread.ndim - last))
+        return whole.permute([self._axes_of_sample.index(d) for d in range(spread.ndim)]).sum_to_size(values.shape)
+
+    @property
+    def _axes_of_sample(self) -> list[int]:
+        return [d - 1 for d in self.axes[1:]]
+
+
+def _varying(spread: Tensor) -> tuple[int, int]:
+    """Return the first axis along which a tensor that was expanded differs, and the one behind the last."""
+    differs = [size > 1 and stride != 0 for size, stride in zip(spread.shape, spread.stride(), strict=True)]
+    places = [d for d, varies in enumerate(differs) if varies]
+    return (places[0], places[-1] + 1) if places else (0, 0)
 
 
 def _flat(x: Tensor) -> Tensor:

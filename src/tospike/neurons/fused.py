@@ -33,9 +33,17 @@ def available(package: str) -> bool:
 
 
 def fits(neuron: Neuron, currents: Tensor) -> bool:
-    """Tell whether a kernel can take the neurons of a Site through a chunk; if not, the steps in torch do.
+    """Tell whether a kernel can take the neurons of a Site through a chunk; if not, `tospike.neurons.learning` or the steps in torch do.
 
-    They do where gradients are wanted, for activations whose running mean is more than a cap and a slope, and where there is little to do.
+    They do where gradients are wanted, and where no kernel `compiles`.
+    """
+    return compiles(neuron, currents) and not (torch.is_grad_enabled() and _learns(neuron, currents))
+
+
+def compiles(neuron: Neuron, currents: Tensor) -> bool:
+    """Tell whether there is a kernel for the neurons of a Site, and enough to do for it.
+
+    There is none for activations whose running mean is more than a cap and a slope.
     """
     backend = BACKENDS.get(currents.device.type)
     return (
@@ -46,8 +54,6 @@ def fits(neuron: Neuron, currents: Tensor) -> bool:
         and currents[0].numel() < LARGEST
         and currents.dtype in backend.currents
         and neuron.number(currents) in NUMBERS
-        and neuron.surrogate is None
-        and not (torch.is_grad_enabled() and _learns(neuron, currents))
         and (not neuron.model.signed or slope(neuron.function) is not None)
     )
 
@@ -83,18 +89,29 @@ def _by_numba(chunk: Chunk) -> None:
     """Step neurons on the CPU, in as many threads as torch uses."""
     from tospike.neurons import kernels  # compiles, so it is left until it is needed
 
+    weighed, biased = len(chunk.parameters[3][0]) > 0, len(chunk.bias[0]) > 0
+    advance = kernels.stepper(chunk.flags, weighed=weighed, biased=biased)
+    arguments = rows(chunk)
+    in_blocks(chunk, kernels.BLOCK, lambda first, end: advance(first, end, *arguments))
+
+
+def rows(chunk: Chunk) -> tuple[Any, ...]:
+    """Return what kernels on the CPU read and write, as `tospike.neurons.kernels.stepper` says."""
     (current, moves), (other, other_moves), (bias, _) = chunk.current, chunk.other, chunk.bias
     widths = np.array([inner for _, inner in (*chunk.parameters, chunk.bias)])
-    advance = kernels.stepper(chunk.flags, weighed=len(chunk.parameters[3][0]) > 0, biased=len(chunk.bias[0]) > 0)
-    arguments = (
+    return (
         (chunk.cells, chunk.steps, chunk.done), chunk.limits.numpy(), chunk.per_step.numpy(),
         _numbers(current), moves, _numbers(other), other_moves, tuple(values.numpy() for values, _ in chunk.parameters), widths,
         bias.numpy(), chunk.out.numpy(), chunk.potential.numpy(), chunk.sent.numpy(),
     )  # fmt: skip
+
+
+def in_blocks(chunk: Chunk, block: int, run: Callable[[int, int], None]) -> None:
+    """Call ``run(first, end)`` for parts of the neurons of a chunk, each of whole blocks, in threads."""
     parts = max(1, min(torch.get_num_threads(), chunk.cells * chunk.steps // SHARE))
-    blocks = -(-chunk.cells // kernels.BLOCK)
-    marks = [min(part * blocks // parts * kernels.BLOCK, chunk.cells) for part in range(parts + 1)]
-    in_parallel(lambda part: advance(marks[part], marks[part + 1], *arguments), parts)
+    blocks = -(-chunk.cells // block)
+    marks = [min(part * blocks // parts * block, chunk.cells) for part in range(parts + 1)]
+    in_parallel(lambda part: run(marks[part], marks[part + 1]), parts)
 
 
 def _numbers(row: Tensor) -> NDArray[Any]:

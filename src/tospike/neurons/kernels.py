@@ -41,15 +41,16 @@ OPTIONS: dict[str, Any] = {
     "cache": True,
     "error_model": "numpy",
 }  # a division that may raise is not vectorised
-BLOCK = 2048  # neurons
+BLOCK = 8192  # neurons
 # Rows of a block's buffer. They are constants, so that the compiler sees that rows do not overlap.
 THETA, START, GAIN, UNIT, V, SENT, BIAS = range(0, 7 * BLOCK, BLOCK)
+VARYING = V // BLOCK  # the first row that a step changes
 
 Array = NDArray[Any]
 
 
 @numba.njit(**OPTIONS)
-def _spread(values: Array, inner: int, at: int, found: Array) -> None:
+def spread(values: Array, inner: int, at: int, found: Array) -> None:
     """Fill a block with a parameter: neuron i has the value ``values[(i // inner) % len(values)]``."""
     size, done = len(found), 0
     index, inside = (at // inner) % len(values), at % inner
@@ -67,13 +68,21 @@ def _spread(values: Array, inner: int, at: int, found: Array) -> None:
         done += span
 
 
-def _value(stored: Any) -> Any:
+@numba.njit(**OPTIONS)
+def phase_of(at: int, values: Array, inner: int) -> int:
+    """Return where in the period of a parameter a block begins; blocks of one phase are spread alike. -1: there is no such parameter."""
+    if len(values) == 0:
+        return -1
+    return at % (len(values) * inner) if len(values) > 1 else 0
+
+
+def number_of(stored: Any) -> Any:
     """Return what a stored current, or level, is worth: of 16 bits without sign those of a bfloat16, the upper half of a float32."""
     raise NotImplementedError  # compiled below
 
 
-@overload(_value)
-def _value_of(stored: Any) -> Callable[[Any], Any]:
+@overload(number_of)
+def _number_of(stored: Any) -> Callable[[Any], Any]:
     def widened(stored: Any) -> Any:
         return np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
 
@@ -140,25 +149,33 @@ def stepper(flags: Flags, *, weighed: bool, biased: bool) -> Callable[..., None]
         silence, silence_of_other, two_thirds = limits[SILENCE], limits[SILENCE_OF_OTHER], limits[TWO_THIRDS]
         reach, held, kept, worth = zero, zero, one, one
         b = np.empty(BIAS + BLOCK, limits.dtype)
+        phases = np.full(
+            VARYING, -1
+        )  # where in its period a parameter lies in the buffer; blocks of one phase find it there
         for at in range(first, end, BLOCK):
             n = min(BLOCK, end - at)
             for k in range(len(parameters)):
+                phase = phase_of(at, parameters[k], inner[k])
+                if k < VARYING and phase == phases[k]:
+                    continue
                 if len(parameters[k]):
-                    _spread(parameters[k], inner[k], at, b[k * BLOCK : k * BLOCK + n])
+                    spread(parameters[k], inner[k], at, b[k * BLOCK : k * BLOCK + n])
+                if k < VARYING:
+                    phases[k] = phase
             for t in range(chunk):
                 here = x[at + t * x_moves : at + t * x_moves + n]
                 there = other[at + t * other_moves : at + t * other_moves + n]
                 write = out[at + t * size : at + t * size + n]
                 if biased:
-                    _spread(bias[min(done + t, len(bias) - 1)], inner[len(parameters)], at, b[BIAS : BIAS + n])
+                    spread(bias[min(done + t, len(bias) - 1)], inner[len(parameters)], at, b[BIAS : BIAS + n])
                 if signed:
                     reach, held, kept, worth = steps[t, GOAL], steps[t, HELD], steps[t, KEPT], steps[t, WORTH]
                 for j in range(n):
-                    current = number(_value(here[j]))
+                    current = number(number_of(here[j]))
                     if weighed:
-                        current = current + (number(_value(there[j])) - silence_of_other) * b[UNIT + j]
+                        current = current + (number(number_of(there[j])) - silence_of_other) * b[UNIT + j]
                     elif joined:
-                        current = current + number(_value(there[j]))
+                        current = current + number(number_of(there[j]))
                     if biased:
                         current = current + b[BIAS + j]
                     top = b[THETA + j]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tospike.graph.rewrite import Rectifier
-from tospike.neurons import codes, fused
+from tospike.neurons import codes, fused, learning
 from tospike.neurons.functional import emit, expected_start, goal, if_step, track_step
 from tospike.neurons.levels import Levels, integers_for, value_of
 from tospike.neurons.model import NeuronModel, PreRun
@@ -178,6 +178,8 @@ class Neuron(nn.Module):
     ) -> tuple[Tensor, State]:  # fmt: skip
         if fused.fits(self, currents):
             return fused.advance(self, currents, state, other, levels=levels, overwrite=overwrite)
+        if learning.fits(self, currents) and not levels:
+            return learning.advance(self, currents, state, other)
         written = integers_for(currents)
         currents = currents.to(state.potential.dtype)
         if other is not None:
