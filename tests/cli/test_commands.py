@@ -100,7 +100,8 @@ def test_a_recipe_of_ones_own_is_trained_and_tuned(tmp_path, capsys):
     (tmp_path / "options.yaml").write_text(f"recipe: {tmp_path / 'mine.yaml'}\nout: {tmp_path}\n")
     assert main(["train", "--config", str(tmp_path / "options.yaml")]) == 0
     shown = capsys.readouterr().out
-    assert "SNN at T = 2" in shown
+    assert "mine.tospike, T = 2" in shown.replace("\n", "")
+    assert ts.load(tmp_path / "mine.tospike").conversion.tuned.settings["time_steps"] == 2
     assert "12.5" in shown
     tuned = json.loads((tmp_path / "mine-tuned.json").read_text())
     assert tuned["records"][0]["test_scores"]["top1"] > 80

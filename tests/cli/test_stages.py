@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tospike as ts
+from tospike import data
 from tospike.cli import main
 from tospike.cli.arguments import as_options
 from tospike.cli.commands import train
@@ -335,3 +336,17 @@ def test_remedies_name_options_of_the_command_and_leave_the_rest():
     )
     assert said == "Pass resume=False, --analog gelu, --data NAME, --settings.batches 9 or T=8; see torch(x=1)."
     assert as_options("Pass resume=False.", train) == "Pass --no_resume."
+
+
+@pytest.mark.skipif(not data.is_available("fashion-mnist"), reason="Fashion-MNIST is not on this machine")
+def test_an_snn_of_the_zoo_is_evaluated_beside_the_network_that_it_comes_from(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "fashion-resnet20-mice-t4", "--samples", "250"]) == 2
+    assert "--out fashion-resnet20-mice-t4" in capsys.readouterr().err
+    found = answer(
+        capsys, "evaluate", "fashion-resnet20-mice-t4", "--samples", "250", "--time_steps", "4", "--out", "runs/mice"
+    )
+    assert found["reference"] - found["curve"]["4"] < 3
+    assert answer(
+        capsys, "diagnose", "fashion-resnet20-mice-t4", "--samples", "50", "--time_steps", "4", "--out", "runs/mice"
+    )["sites"]

@@ -1,5 +1,7 @@
 """The trained networks that travel with the library."""
 
+from itertools import islice
+
 import pytest
 import torch
 
@@ -22,6 +24,32 @@ def test_network_scores_what_is_claimed(name):
             int((ann(part).argmax(1) == labels).sum()) for part, labels in zip(x.split(500), y.split(500), strict=True)
         )
     assert hits >= 0.93 * 2000
+
+
+@pytest.mark.skipif(not data.is_available("fashion-mnist"), reason="Fashion-MNIST is not on this machine")
+@pytest.mark.parametrize("name", zoo.snns())
+def test_a_tuned_snn_is_close_to_the_network_that_it_comes_from(name):
+    import tospike as ts
+
+    snn, ann = zoo.snn(name), zoo.load(recipe(name).start)
+    _, test = data.load("fashion-mnist").loaders(250)
+    steps = snn.conversion.tuned.settings["time_steps"]
+    assert name.endswith(f"-t{steps}")
+    result = ts.evaluate(snn, list(islice(test, 8)), time_steps=(steps,), reference=ann, progress=False)
+    assert result.reference - result.curve[steps] < 1.0
+
+
+def test_an_snn_is_not_taken_for_a_network(tmp_path):
+    name = zoo.snns()[0]
+    with pytest.raises(OptionError) as caught:
+        zoo.load(name)
+    assert f"zoo.snn('{name}')" in caught.value.problem.remedy
+    with pytest.raises(OptionError) as caught:
+        zoo.snn("fashion-resnet20-relu")
+    assert name in caught.value.problem.expected
+    (tmp_path / f"{name}.tospike").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=name):
+        zoo.snn(name, tmp_path)
 
 
 def test_the_weights_together_are_small():

@@ -222,7 +222,7 @@ def train(
     tuning_epochs: int | None = None,
     resume: bool = True,
 ) -> int:
-    """Train the network of a recipe, tune its SNN if the recipe says so, and write weights and histories.
+    """Train the network of a recipe, tune its SNN if the recipe says so, and write weights, SNN and histories.
 
     Args:
         recipe: Name of a recipe or of an actor, or a file (*.yaml, *.json); an unknown name lists them all.
@@ -252,10 +252,11 @@ def train(
     _write(history, folder / f"{entry.name}.json")
     console.print(f"{path}: {_scores(history)}", highlight=False)
     if entry.tuning:
-        history = _tune(entry, ann, found, folder, resume)
+        snn, history = _tune(entry, ann, found, folder, resume)
         _write(history, folder / f"{entry.name}-tuned.json")
-        steps = entry.tuning_options["time_steps"]
-        console.print(f"SNN at T = {steps}: {_scores(history)}", highlight=False)
+        path, steps = folder / f"{entry.name}.tospike", entry.tuning_options["time_steps"]
+        ts.save(snn, path, force=True)
+        console.print(f"{path}, T = {steps}: {_scores(history)}", highlight=False)
     if entry.expected:
         console.print(f"Published: {dict(entry.expected)} ({entry.source})", highlight=False)
     return 0
@@ -288,7 +289,7 @@ def _train(entry: Recipe, found: data.Data, folder: Path | None, resume: bool = 
     return ann, history
 
 
-def _tune(entry: Recipe, ann: nn.Module, found: data.Data, folder: Path, resume: bool) -> ts.History:
+def _tune(entry: Recipe, ann: nn.Module, found: data.Data, folder: Path, resume: bool) -> tuple[ts.SNN, ts.History]:
     calibration = found.calibration(100, seed=entry.seed)
     snn = ts.convert(ann.eval(), calibration=calibration, seed=entry.seed)
     before = zoo.load(entry.start, folder) if entry.start else None
@@ -303,7 +304,7 @@ def _tune(entry: Recipe, ann: nn.Module, found: data.Data, folder: Path, resume:
         snn, ts.tuning(entry.tuning, **entry.tuning_options), *loaders, ann=before, epochs=entry.tuning_epochs, **options,
     )  # fmt: skip
     assert tuned.conversion.tuned is not None
-    return tuned.conversion.tuned.history
+    return tuned, tuned.conversion.tuned.history
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

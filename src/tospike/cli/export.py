@@ -29,7 +29,7 @@ def export(
     Example: tospike export runs/ltb --out net.onnx
 
     Args:
-        snn: A run folder, or a file *.tospike.
+        snn: A run folder, a file *.tospike, or an SNN of the zoo, e.g. fashion-resnet20-mice-t4.
         out: File to write: *.nir, *.pt2 (PyTorch program) or *.onnx.
         weights: Print the folded weights (spikes 0 or 1, thresholds 1), and those of `bits` bits with their loss.
         bits: Of integer weights and thresholds.

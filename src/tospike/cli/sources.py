@@ -23,6 +23,7 @@ from tospike.zoo.actors import ACTORS
 from tospike.zoo.recipes import recipe
 
 KINDS = "a name of the zoo, torchvision:NAME, timm:NAME, module.path:callable, or a file *.onnx"
+SNNS = "a run folder, a file *.tospike, or an SNN of the zoo"
 ARCHIVE = "snn.tospike"
 NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights in their checkpoints
 SAVING = "Save them by torch.save(ann.state_dict(), path)."
@@ -174,7 +175,16 @@ def _fill(ann: nn.Module, path: Path) -> None:
 
 
 def archive_of(name: str) -> Path:
-    """Return the ``.tospike`` file of a run folder, or the file that is named itself."""
+    """Return the ``.tospike`` file of a run folder, that of an SNN of the zoo, or the file that is named itself.
+
+    Raises:
+        DataError: There is none of them.
+    """
+    if not Path(name).exists():
+        if name in zoo.snns():
+            return zoo.snn_file(name)
+        raise DataError("There is no such run", where=name, got="nothing", expected=f"{SNNS}; in the zoo: {', '.join(zoo.snns())}",
+                        remedy=f"Make one: tospike convert NETWORK {name}")  # fmt: skip
     return Path(name) / ARCHIVE if Path(name).is_dir() else Path(name)
 
 

@@ -13,11 +13,13 @@ from torch import nn
 
 import tospike as ts
 from tospike import data as sets
+from tospike import zoo
 from tospike.cli.folder import Folder
 from tospike.cli.sources import ARCHIVE, archive_of, data_of, default_data, digest_of, network_of
 from tospike.errors import DataError, OptionError, Problem, require
 from tospike.report import curve_table
 from tospike.run.schedule import Engine
+from tospike.zoo.recipes import recipe
 
 RESULT, DIAGNOSIS, PICTURES = "result.json", "diagnosis.json", "answers.png"
 SHARED = ("network", "weights", "data", "root", "data_options")  # what later commands take over from `convert`
@@ -113,19 +115,18 @@ class _Subject:
     """What evaluate and diagnose look at: the SNN, the network beside it, the data, and where the outcome goes."""
 
     def __init__(self, snn: str, out: str | None, force: bool, given: dict[str, Any]) -> None:
-        if not Path(snn).exists():
-            raise DataError("There is no such run", where=snn, got="nothing", expected="a run folder, or a file *.tospike",
-                            remedy=f"Make one: tospike convert NETWORK {snn}")  # fmt: skip
+        self.path = archive_of(snn)
         folder = Path(snn) if Path(snn).is_dir() else None
         made = Folder(folder).options("convert") if folder else {}
+        if self.path.parent == zoo.WEIGHTS:
+            made = {"network": recipe(snn).start, "data": recipe(snn).data}
         self.options: dict[str, Any] = {"snn": snn} | {
             name: given[name] if given[name] is not None else made.get(name) for name in SHARED
         }
-        self.path = archive_of(snn)
         self.hash = digest_of(self.path)
         target = out or folder
         if target is None:
-            raise OptionError("There is no folder to write to", got=f"{snn}, a file", expected="a run folder, or --out",
+            raise OptionError("There is no folder to write to", got=f"{snn}, an SNN without one", expected="a run folder, or --out",
                               remedy=f"Pass --out {Path(snn).with_suffix('')}.")  # fmt: skip
         self.folder, self.force = Folder(target), force
 
@@ -180,7 +181,7 @@ def evaluate(
     Example: tospike evaluate runs/ltb --samples 1000
 
     Args:
-        snn: A run folder, or a file *.tospike.
+        snn: A run folder, a file *.tospike, or an SNN of the zoo, e.g. fashion-resnet20-mice-t4.
         time_steps: The T to score.
         delay: First counted step, or auto.
         network: The network beside it; the one that was converted when not given, "none" for none.
@@ -260,7 +261,7 @@ def diagnose(
     Example: tospike diagnose runs/ltb --time_steps 8
 
     Args:
-        snn: A run folder, or a file *.tospike.
+        snn: A run folder, a file *.tospike, or an SNN of the zoo, e.g. fashion-resnet20-mice-t4.
         time_steps: T.
         delay: First counted step, or auto.
         network: The network that was converted; known in a run folder.

@@ -1,4 +1,4 @@
-"""Small trained networks that travel with the library, and the recipes that trained them."""
+"""Small trained networks, and SNNs that were tuned, that travel with the library, and the recipes that trained them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tospike import archive
 from tospike.errors import DataError, OptionError, refuse_unknown
 from tospike.files import replacing
 from tospike.graph.kinds import TrainableActivation
 from tospike.methods import method
 from tospike.prepare import prepare
+from tospike.run.network import SNN
 from tospike.tasks.control import Control
 from tospike.zoo import networks
 from tospike.zoo.actors import ACTORS
@@ -65,6 +67,43 @@ def build(
 def available() -> tuple[str, ...]:
     """Return the names of the trained networks that `load` knows."""
     return tuple(sorted([path.stem for path in WEIGHTS.glob("*.safetensors")] + list(ALIASES)))
+
+
+def snns() -> tuple[str, ...]:
+    """Return the names of the tuned SNNs that `snn` knows.
+
+    Example:
+        >>> "fashion-resnet20-mice-t4" in snns()
+        True
+    """
+    return tuple(sorted(path.stem for path in WEIGHTS.glob("*.tospike")))
+
+
+def snn(name: str, folder: Path | None = None) -> SNN:
+    """Return an SNN of the zoo that was tuned for the T in its name.
+
+    Args:
+        name: One of `snns`.
+        folder: Where to look before the zoo, for SNNs that ``tospike train`` wrote.
+
+    Raises:
+        OptionError: There is no SNN of this name.
+        DataError: The file is damaged.
+
+    Example:
+        >>> snn("fashion-resnet20-mice-t4").conversion.tuned.settings["time_steps"]
+        4
+    """
+    return archive.load(snn_file(name, folder))
+
+
+def snn_file(name: str, folder: Path | None = None) -> Path:
+    """Return the file of an SNN of the zoo; see `snn`."""
+    path = _found(f"{name}.tospike", folder)
+    if path is None:
+        raise OptionError("The zoo has no such SNN", got=repr(name), expected=f"one of {', '.join(snns())}",
+                          remedy=f"Train it: tospike train {name}" if name in RECIPES and RECIPES[name].tuning else "Choose one of these.")  # fmt: skip
+    return path
 
 
 def load(name: str, folder: Path | None = None) -> nn.Module:
@@ -135,12 +174,21 @@ def notes(name: str, folder: Path | None = None) -> dict[str, str]:
 
 
 def _file(full: str, folder: Path | None) -> Path:
-    places = (WEIGHTS,) if folder is None else (folder, WEIGHTS)
-    path = next((place for place in (where / f"{full}.safetensors" for where in places) if place.exists()), None)
+    path = _found(f"{full}.safetensors", folder)
     if path is None:
-        raise OptionError("The zoo has no such network", got=repr(full), expected=f"one of {', '.join(available())}",
-                          remedy=f"Train it: tospike train {full}" if full in RECIPES or full in ACTORS else "Choose one of these.")  # fmt: skip
+        remedy = f"Train it: tospike train {full}" if full in RECIPES or full in ACTORS else "Choose one of these."
+        if full in snns():
+            remedy = f"It is an SNN: zoo.snn({full!r}), or {remedy[0].lower()}{remedy[1:]}"
+        raise OptionError(
+            "The zoo has no such network", got=repr(full), expected=f"one of {', '.join(available())}", remedy=remedy
+        )
     return path
+
+
+def _found(file: str, folder: Path | None) -> Path | None:
+    """Return a file of a folder or, where it is not there, of the zoo; None where neither has it."""
+    places = (WEIGHTS,) if folder is None else (folder, WEIGHTS)
+    return next((where / file for where in places if (where / file).exists()), None)
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
