@@ -66,7 +66,7 @@ def test_a_layer_is_exact_in_its_integer_weights(data):
     if rank == 2 and data.draw(st.booleans()):
         values = values.contiguous(memory_format=torch.channels_last)
     levels = Levels(values, unit, zero, largest)
-    quantised = IntegerLayer(layer, unit_of_inputs(layer, levels), zero, count, written, native=native)
+    quantised = IntegerLayer(layer, unit_of_inputs(layer, levels), zero, largest, count, written, native=native)
     with torch.no_grad():
         found = quantised(values)
         exact = copy.deepcopy(layer).double()
@@ -80,6 +80,27 @@ def test_a_layer_is_exact_in_its_integer_weights(data):
     error = float((wanted - rounded).abs().max())
     fan = layer.weight[0].numel() * max(zero, largest) * float((layer.weight.abs().max() * unit.max()).detach())
     assert error <= fan * (1 / 254 if count == 1 else 1 / 64_516) * 1.01 + 1e-9
+
+
+@pytest.mark.skipif(not integers.vnni(), reason="the CPU has no units for products of 8 bits")
+@pytest.mark.parametrize(
+    ("layer", "shape", "paired"),
+    [(nn.Conv2d(6, 8, 3, 2, 1), (6, 9, 7), True), (nn.Conv2d(6, 4, (1, 2), groups=2, bias=False), (6, 8, 8), True), (nn.Conv2d(6, 4, 1), (6, 8, 8), False),
+     (nn.Conv2d(6, 6, 3, groups=6), (6, 8, 8), False), (nn.Conv1d(6, 4, 3), (6, 8), False), (nn.Linear(12, 5), (2, 3, 12), False)],
+    ids=["plain", "grouped", "of one place", "depthwise", "of signals", "linear"],
+)  # fmt: skip
+def test_binary_spikes_meet_both_digits_of_a_weight_in_one_pass(layer, shape, paired):
+    torch.manual_seed(0)
+    spikes = torch.randint(0, 2, (3, *shape), dtype=torch.uint8)
+    unit = torch.tensor([0.7])
+    one, two = (IntegerLayer(layer, unit, 0, largest, 2, native=True) for largest in (1, 2))
+    assert (one.paired, two.paired) == (paired, False)
+    assert torch.equal(one.digits.second, two.digits.second)
+    with torch.no_grad():
+        torch.testing.assert_close(one(spikes), two(spikes), rtol=1e-6, atol=1e-6)
+        exact = copy.deepcopy(layer).double()
+        exact.weight.copy_(one.digits.weight().double())
+        torch.testing.assert_close(one(spikes).double(), exact(spikes.double()), rtol=1e-6, atol=1e-6)
 
 
 class Mixed(nn.Module):

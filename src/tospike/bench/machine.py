@@ -104,7 +104,7 @@ def peaks(rounds: int = 10) -> Peaks:
     x = _last(torch.rand(IMAGES, CHANNELS, SIDE, SIDE))
     spikes = _last(torch.randint(0, 2, x.shape, dtype=torch.uint8))
     native, units = units_for(Levels(spikes, torch.ones(1), 0, 1), spikes.device)
-    whole = IntegerLayer(layer, torch.ones(1), 0, 1, native=native)
+    whole = IntegerLayer(layer, torch.ones(1), zero=0, largest=1, digits=1, native=native)
     source, target = torch.ones(COPIED), torch.empty(COPIED)
     jobs: dict[str, Any] = {
         "float": lambda: layer(x),

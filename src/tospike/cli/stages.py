@@ -236,8 +236,8 @@ def evaluate(
     console.print(curve_table({subject.folder.path.name: result}, title=f"{result.samples:,} test samples"))
     console.print(str(ts.energy(result)), highlight=False, markup=False)
     console.print(
-        f"Result: {path}. Next: tospike diagnose {snn}, tospike report {subject.folder.path}", highlight=False
-    )
+        f"Result: {path}. Next: tospike diagnose {snn}{f' --out {out}' if out else ''}, tospike report {subject.folder.path}", highlight=False
+    )  # fmt: skip
     return 0
 
 

@@ -148,7 +148,7 @@ class Spiking(Arithmetic):
         assert unit is not None
         number = self._written(node, levels)
         kernel, depends, make = self.prepared(module, unit, levels, number)
-        key = (depends, number, levels.zero, *map(_version, (module.weight, module.bias)))
+        key = (depends, number, levels.zero, levels.largest, *map(_version, (module.weight, module.bias)))
         held = self._layers.get(node)
         if held is None or held[0][0] != key or not _same(held[0][1], unit):
             reason = self.refused(module, unit)
@@ -189,7 +189,11 @@ class Integers(Spiking):
     def prepared(self, module: nn.Module, unit: Tensor, levels: Levels, number: torch.dtype) -> tuple[str, Any, Layers]:
         """Use integer units where there are any."""
         native, kernel = integers.units_for(levels, levels.values.device)
-        return kernel, native, lambda: IntegerLayer(module, unit, levels.zero, self.digits, number, native=native)
+        return (
+            kernel,
+            native,
+            lambda: IntegerLayer(module, unit, levels.zero, levels.largest, self.digits, number, native=native),
+        )
 
     def narrow(self, device: torch.device) -> torch.dtype:
         """Return bfloat16 where weights have as many bits as it."""

@@ -1,5 +1,8 @@
 """Layers on integer units: spikes of 8 bits times weights of 8 bits, or of 15 bits as two digits, summed exactly."""
 
+# Binary spikes leave most of their 8 bits empty: a spike that is read as 254 beside one that is read as 1 meets both digits of a weight in
+# one pass, 254·first + second, where other levels take a pass for each digit.
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,6 +17,10 @@ from tospike.neurons.levels import Levels
 
 DIGIT = 127  # largest integer of a digit
 FINER = 2 * DIGIT  # how many units of the second digit make one of the first
+PAIR = torch.tensor(
+    [FINER + (1 << 8)], dtype=torch.int16
+)  # a spike as two bytes, the lower one first: what it counts for in each digit
+MOST = 2**31 // (FINER * DIGIT + DIGIT)  # weights of one output whose products with pairs cannot leave 32 bits
 SAFE = 128  # largest product of level and weight, over 127, of which two fit into 16 bits
 
 ONEDNN = "oneDNN, u8 x s8"
@@ -64,14 +71,15 @@ class IntegerLayer:
         module: The layer; its weights are not changed.
         unit: Worth of a level, for each input channel of a convolution or each input of a linear layer; or one for all.
         zero: Which integer stands for silence.
+        largest: The largest level.
         digits: 1 or 2, of 8 bits each.
         written: Number format of the output, to which exact sums are rounded.
         native: Whether to use integer units; if not, floating point computes the same with the integer weights.
     """
 
     def __init__(
-        self, module: Any, unit: Tensor, zero: int, digits: int, written: torch.dtype = torch.float32, *, native: bool
-    ) -> None:
+        self, module: Any, unit: Tensor, zero: int, largest: int, digits: int, written: torch.dtype = torch.float32, *, native: bool
+    ) -> None:  # fmt: skip
         self.module, self.zero, self.native, self.written = module, zero, native, written
         direct = written is torch.bfloat16 and torch.cpu._is_avx512_bf16_supported()
         self.number = written if direct else torch.float32  # in which the units write
@@ -79,11 +87,14 @@ class IntegerLayer:
         self.digits = Digits.of(weight * spread(unit, weight, getattr(module, "groups", 1)), digits)
         self.bias = None if self.module.bias is None else self.module.bias.detach().float()
         self.silent = torch.zeros(len(weight), dtype=torch.int32)  # zero points of the weights
-        parts = [(self.digits.first, self.digits.scale)]
-        if self.digits.second is not None:
-            parts.append((self.digits.second, self.digits.scale / FINER))
+        first, second, scale = self.digits.first, self.digits.second, self.digits.scale
+        self.paired = second is not None and native and (zero, largest) == (0, 1) and _takes_pairs(module)
+        parts = [(first, scale)]
+        if second is not None:
+            finer = (second, scale / FINER)
+            parts = [(torch.stack([first, second], 2).flatten(1, 2), finer[1])] if self.paired else [*parts, finer]
         if native:
-            self.packed = [(self._pack(first, scale), scale) for first, scale in parts]
+            self.packed = [(self._pack(digit, worth), worth) for digit, worth in parts]
         else:
             self.weight = self.digits.weight()
 
@@ -92,7 +103,8 @@ class IntegerLayer:
         if not self.native:
             y = self._call_float(values.float().sub_(self.zero) if self.zero else values.float())
         else:
-            y = self._call_linear(values) if isinstance(self.module, nn.Linear) else self._call_convolution(values)
+            given = _pairs(values) if self.paired else values
+            y = self._call_linear(given) if isinstance(self.module, nn.Linear) else self._call_convolution(given)
         return y.to(self.written)
 
     def _call_convolution(self, values: Tensor) -> Tensor:
@@ -150,6 +162,22 @@ class IntegerLayer:
         return kernels.qconv_prepack(
             digit, scale, 1.0, self.zero, list(module.stride), list(module.padding), list(module.dilation), module.groups, None
         )  # fmt: skip
+
+
+def _takes_pairs(module: Any) -> bool:
+    """Tell whether both digits of a layer's weights are multiplied in one pass.
+
+    Where a value is read once for each output, as by linear layers and kernels of one place, pairs cost more than they save; with two inputs in
+    a group, no kernel for depthwise layers fits any more.
+    """
+    wide = isinstance(module, nn.Conv2d) and module.in_channels > module.groups and module.weight[0, 0].numel() > 1
+    return wide and vnni() and module.weight[0].numel() <= MOST
+
+
+def _pairs(spikes: Tensor) -> Tensor:
+    """Return each of the integers 0 and 1 as two, of which the first counts `FINER` times: twice as many channels, those of a pair side by side."""
+    pairs = torch.mul(spikes.permute(0, 2, 3, 1).contiguous(), PAIR)
+    return pairs.view(torch.uint8).permute(0, 3, 1, 2)
 
 
 def spread(unit: Tensor, weight: Tensor, groups: int) -> Tensor:
