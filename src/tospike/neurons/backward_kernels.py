@@ -76,10 +76,9 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., tuple[
         b = np.zeros(END, limits.dtype)
         phases = np.full(VARYING, -1)
         sums = np.zeros(len(parameters[0])), np.zeros(len(parameters[1]))  # in double precision
-        ratio = np.empty((chunk, BLOCK), limits.dtype)  # u/θ at each step
-        charged = np.empty(
-            (chunk if signed else 0, BLOCK), limits.dtype
-        )  # how much of a change of the charge is one of the goal
+        # For each step u/θ, and how much of a change of the charge is one of the goal; infinite where the goal is the largest sum, which depends on θ.
+        ratio = np.empty((chunk, BLOCK), limits.dtype)
+        passed = np.empty((chunk if signed else 0, BLOCK), limits.dtype)
         for at in range(first, end, BLOCK):
             n = min(BLOCK, end - at)
             for k in range(len(parameters)):
@@ -109,13 +108,11 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., tuple[
                     u = b[V + j] + current
                     if signed:
                         b[V + j] = u
-                        passed = one if u >= zero else leak
+                        share = one if u >= zero else leak
                         goal = u if u > zero else u * leak
-                        passed = passed if goal <= reach else zero
+                        share = share if goal <= reach else zero
                         goal = min(goal, reach)
-                        charged[t, j] = (
-                            passed if goal <= total * top else infinite
-                        )  # at the largest sum, which depends on θ
+                        passed[t, j] = share if goal <= total * top else infinite
                         goal = min(goal, total * top)
                         top = top * worth
                         u = (goal - b[SENT + j] * kept) + b[START + j] * top
@@ -155,13 +152,10 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., tuple[
                         top = b[THETA + j] * worth
                         b[BY_START + j] = b[BY_START + j] + by_u * top
                         b[BY_SENT + j] = (b[BY_SENT + j] + by_emission * held) - by_u * kept
-                        bound = charged[t, j] == infinite
-                        b[BY_THETA + j] = (
-                            b[BY_THETA + j]
-                            + (by_unit + by_u * b[START + j]) * worth
-                            + (by_u * total if bound else zero)
-                        )
-                        b[BY_V + j] = b[BY_V + j] + (zero if bound else by_u * charged[t, j])
+                        bound = passed[t, j] == infinite
+                        of_goal = by_u * total if bound else zero
+                        b[BY_THETA + j] = b[BY_THETA + j] + ((by_unit + by_u * b[START + j]) * worth + of_goal)
+                        b[BY_V + j] = b[BY_V + j] + (zero if bound else by_u * passed[t, j])
                     else:
                         b[BY_THETA + j] = b[BY_THETA + j] + by_unit
                         b[BY_V + j] = b[BY_V + j] + by_u
