@@ -66,14 +66,14 @@ class Setting:
         ts.fit(ann, loader, epochs=epochs, weight_decay=5e-4, channels_last=True, **self.options(label))
         return ann.eval()
 
-    def tuned(self, label, snn, tuning, passes):
+    def tuned(self, label, snn, tuning, passes, **changes):
         """Return an SNN tuned for as many passes."""
         epochs = max(1, passes // tuning.time_steps)
         loader = self.whole if passes > FEW else self.part
         options = self.options(label) | ({} if tuning.normalise else {"lr": LR / 10})
         if tuning.optimizer == "adam":
             del options["lr"], options["warmup_epochs"]  # its own
-        return ts.tune(snn, tuning, loader, ann=self.ann, epochs=epochs, channels_last=True, **options)
+        return ts.tune(snn, tuning, loader, ann=self.ann, epochs=epochs, channels_last=True, **options | changes)
 
 
 def converted(method, label, setting):
@@ -94,16 +94,23 @@ def trained(method, passes, label, setting, then=None, source=None):
     return setting.figures(snn, TIME_STEPS, ann) | {"passes": passes if passes > FEW else 1}
 
 
-def mice(steps, first, second, label, setting, source=None, share=1.0):
-    """So many passes with the quantiser, or what another row trained, then so many with the SNN; the distance counts in a share of these."""
+def mice(steps, first, second, label, setting, source=None, share=1.0, shorter=None, third=0):
+    """So many passes with the quantiser, or what another row trained, then so many with the SNN; the distance counts in a share of these.
+
+    With `third`, that is what the row `shorter` has, and as many passes without the distance, at a third of the rate, follow. The SNN is kept
+    beside the checkpoints.
+    """
     method = ts.MiCE(time_steps=steps)
     ann = setting.trained(f"{source or label}, quantised", method, first)
     snn = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
-    tuned = setting.tuned(label, snn, dataclasses.replace(method.tuning, distance_share=share), second)
+    tuned = setting.tuned(shorter or label, snn, dataclasses.replace(method.tuning, distance_share=share), second)
+    if third:
+        tuned = setting.tuned(label, tuned, dataclasses.replace(method.tuning, distance=0.0), third, lr=ADAM_LR / 3)
+    ts.save(tuned, setting.folder / f"{label}, seed {setting.seed}.tospike", force=True)
     terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, tuned)]
     errors = [[{**vars(site)} for site in one.sites] for one in terms]
     return setting.figures(tuned, tuple(t for t in TIME_STEPS if t <= steps), ann) | {
-        "passes": first + second,
+        "passes": first + second + third,
         "errors": errors,
     }
 
@@ -145,6 +152,16 @@ def every():
         label = f"MiCE, T={t}, {MANY} passes"
         rows[f"{label}, distance in the first half"] = partial(
             mice, t, MANY // 4, MANY - MANY // 4, source=label, share=0.5
+        )
+        rows[f"{label}, distance in the first half, then {MANY - MANY // 4} without it"] = partial(
+            mice,
+            t,
+            MANY // 4,
+            MANY - MANY // 4,
+            source=label,
+            share=0.5,
+            shorter=f"{label}, distance in the first half",
+            third=MANY - MANY // 4,
         )
     rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):

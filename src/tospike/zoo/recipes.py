@@ -180,10 +180,10 @@ def _tcl(network: str, figure: float) -> Recipe:
     )  # fmt: skip
 
 
-def _fashion_mice(steps: int, tuning_epochs: int) -> Recipe:
+def _fashion_mice(steps: int, tuning_epochs: int, **options: Any) -> Recipe:
     return replace(
         _fashion(f"mice-t{steps}", "mice", 16, 0.05, "fashion-resnet20-relu", time_steps=steps),
-        tuning="joint-errors", tuning_options={"time_steps": steps, "distance_share": 0.5}, tuning_epochs=tuning_epochs,
+        tuning="joint-errors", tuning_options={"time_steps": steps} | options, tuning_epochs=tuning_epochs,
     )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ _ALL = (
     _mice("cifar100", 79.02),
     _fashion("relu", "relu", 35),
     _fashion_mice(8, 6),
-    _fashion_mice(4, 12),
+    _fashion_mice(4, 12, distance_share=0.5),
     _fashion("qcfs-l4", "qcfs", 50, levels=4, initial=4.0),
     _fashion("qcfs-l8", "qcfs", 6, lr=0.01, start="fashion-resnet20-qcfs-l4", levels=8, initial=4.0),
     _fashion("qcfs-l8-scratch", "qcfs", 50, levels=8, initial=4.0),
