@@ -25,6 +25,7 @@ bench: .venv/bench
 	.venv/bin/python benchmarks/tasks.py
 	.venv/bin/python benchmarks/control.py
 	.venv/bin/python benchmarks/speed.py
+	.venv/bin/python benchmarks/tuning.py
 	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/calibration.py
 	.venv/bin/python benchmarks/cost.py
 

@@ -2,14 +2,11 @@
 
     .venv/bin/python benchmarks/tuning.py        # docs/results/tuning.{json,md}
 
-All that is compared runs in turns within one process, on the same weights; a row holds medians over the rounds. Memory is that of a process of
-its own. An interrupted run goes on where it stopped. Run it on a machine that does nothing else.
+All that is compared runs in turns within one process, on the same weights; a row holds medians over the rounds. An interrupted run goes on where it
+stopped. Run it on a machine that does nothing else.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -37,83 +34,68 @@ def batch_of(name):
     return case.network(), channels_last(case.images(BATCHES[name])), torch.arange(BATCHES[name]) % 10
 
 
-def ways(name, steps, wanted):
+def ways(name, steps):
     """Return functions that take the gradients of a batch, by label; what does not run has its reason in place of one."""
     ann, x, y = batch_of(name)
-    found = {}
+    trained = CASES[name].network().to(memory_format=torch.channels_last).train()
+    snn = TrainableSNN(CASES[name].convert(ann), ts.Tuning(steps, normalise=False, logits=0.0))
+    snn = snn.to(memory_format=torch.channels_last).train()
+    peer = next(one for one in peers(ann, x, steps) if one.name == FOLDED)
+    compiles = learning.fits
 
-    def learn(run, parameters):
-        for parameter in parameters:
-            parameter.grad = None
+    def learn(network, run):
+        network.zero_grad()
         cross_entropy(run(), y).backward()
 
-    if ANN in wanted:
-        trained = CASES[name].network().to(memory_format=torch.channels_last).train()
+    def passes():
+        for _ in range(steps):
+            learn(trained, lambda: trained(x))
 
-        def passes():
-            for _ in range(steps):
-                learn(lambda: trained(x), list(trained.parameters()))
+    def tuned(fits):
+        learning.fits = fits
+        try:
+            learn(snn, lambda: snn(x))
+        finally:
+            learning.fits = compiles
 
-        found[ANN] = passes
-    if {COMPILED, BY_TORCH} & set(wanted):
-        tuning = ts.Tuning(steps, normalise=False, logits=0.0)
-        snn = TrainableSNN(CASES[name].convert(ann), tuning).to(memory_format=torch.channels_last).train()
-        compiles = learning.fits
+    def peers_own():
+        cross_entropy(peer.run(steps), y).backward()
 
-        def tuned(fits):
-            learning.fits = fits
-            try:
-                learn(lambda: snn(x), list(snn.parameters()))
-            finally:
-                learning.fits = compiles
-
-        found |= {COMPILED: partial(tuned, compiles), BY_TORCH: partial(tuned, lambda *_: False)}
-    if FOLDED in wanted:
-        peer = next(one for one in peers(ann, x, steps) if one.name == FOLDED)
-        if isinstance(peer, Absent):
-            return {label: found[label] for label in wanted if label in found} | {FOLDED: peer.reason}
-        found[FOLDED] = lambda: learn(lambda: peer.run(steps), [])
-    return {label: found[label] for label in wanted}
+    found = {ANN: passes, COMPILED: partial(tuned, compiles), BY_TORCH: partial(tuned, lambda *_: False)}
+    return found | {FOLDED: peer.reason if isinstance(peer, Absent) else peers_own}
 
 
-def seconds(name, steps, rounds):
-    """Return the median seconds of each way; every round takes all of them, after one that is not counted."""
-    calls = ways(name, steps, (ANN, COMPILED, BY_TORCH, FOLDED))
+def kept_for(call):
+    """Return what autograd keeps for the backward pass while a call lasts, in MB."""
+    seen = {}
+
+    def note(x):
+        storage = x.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        call()
+    return sum(seen.values()) / 1e6
+
+
+def batch(name, steps, rounds):
+    """Return the median seconds of each way, and what it keeps; every round takes all of them, after one that is not timed."""
+    calls = ways(name, steps)
     absent = {label: call for label, call in calls.items() if isinstance(call, str)}
-    times = {label: [] for label in calls if label not in absent}
-    for _ in range(rounds + 1):
-        for label, found in times.items():
+    running = {label: call for label, call in calls.items() if label not in absent}
+    megabytes = {label: kept_for(call) for label, call in running.items()}
+    times = {label: [] for label in running}
+    for _ in range(rounds):
+        for label, call in running.items():
             start = perf_counter()
-            calls[label]()
-            found.append(perf_counter() - start)
-    return {"seconds": {label: median(found[1:]) for label, found in times.items()}, "absent": absent}
-
-
-def resident(kind):
-    """Return what Linux says of the memory of this process, in MB."""
-    rows = dict(row.split(":") for row in Path("/proc/self/status").read_text().splitlines())
-    return int(rows[kind].split()[0]) / 1024
-
-
-def peak(name, steps, label):
-    """Return the memory that a batch takes above what the process took before, in MB; on Linux."""
-    call = ways(name, int(steps), (label,))[label]
-    if isinstance(call, str):
-        return None
-    Path("/proc/self/clear_refs").write_text("5")  # Linux forgets the peak of converting
-    before = resident("VmRSS")
-    call()
-    return resident("VmHWM") - before
-
-
-def memory(name, steps):
-    """Measure `peak` of each way in a process of its own."""
-    found = {}
-    for label in (ANN, COMPILED, BY_TORCH, FOLDED):
-        call = [sys.executable, __file__, "--peak", name, str(steps), label]
-        said = subprocess.run(call, check=True, capture_output=True, text=True).stdout
-        found[label] = json.loads(said.splitlines()[-1])
-    return {"megabytes": found}
+            call()
+            times[label].append(perf_counter() - start)
+    return {
+        "seconds": {label: median(found) for label, found in times.items()},
+        "megabytes": megabytes,
+        "absent": absent,
+    }
 
 
 def table(rows):
@@ -121,19 +103,17 @@ def table(rows):
     lines = [
         "Forward and backward pass of one batch through T steps: cross-entropy, float32, batch norms folded; weights are trained, by tospike",
         "thresholds and initial potentials too. The ANN trains with its batch norms, on as many batches as there are steps. Ratio: to the ANN's time in",
-        f"the same run. Memory: above that of the process before, in one of its own. {rows[0]['threads']} threads.",
+        f"the same run. Kept: what autograd holds for the backward pass, weights included. {rows[0]['threads']} threads.",
         made_by("python benchmarks/tuning.py"),
-        "", "| network | batch | T | | ms | ratio | MB |", "|---|---|---|---|---|---|---|",
+        "", "| network | batch | T | | ms | ratio | kept, MB |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    held = {(row["network"], row["steps"]): row["megabytes"] for row in rows if "megabytes" in row}
-    for row in (row for row in rows if "seconds" in row):
+    for row in rows:
         for label in (ANN, COMPILED, BY_TORCH, FOLDED):
-            megabytes = held[row["network"], row["steps"]][label]
             if label in row["absent"]:
                 cells = f"{row['absent'][label]} | |"
             else:
                 taken = row["seconds"][label]
-                cells = f"{1e3 * taken:.0f} | {taken / row['seconds'][ANN]:.2f} | {megabytes:.0f}"
+                cells = f"{1e3 * taken:.0f} | {taken / row['seconds'][ANN]:.2f} | {row['megabytes'][label]:.0f}"
             lines.append(f"| {row['network']} | {BATCHES[row['network']]} | {row['steps']} | {label} | {cells} |")
     return "\n".join(lines) + "\n"
 
@@ -144,17 +124,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=7, help="of which medians are taken")
     parser.add_argument("--fresh", action="store_true", help="measure rows again that the file has already")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.peak:
-        print(json.dumps(peak(*options.peak)))
-        return
     kept = Rows(options.out / "tuning.json", fresh=options.fresh)
     for name in BATCHES:
         for steps in STEPS:
             key = {"network": name, "steps": steps, "threads": torch.get_num_threads()}
-            kept.measure(key | {"what": "time"}, partial(seconds, name, steps, options.rounds))
-            kept.measure(key | {"what": "memory"}, partial(memory, name, steps))
+            kept.measure(key, partial(batch, name, steps, options.rounds))
     (options.out / "tuning.md").write_text(table(kept.rows))
 
 
