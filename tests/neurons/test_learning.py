@@ -111,6 +111,20 @@ def test_currents_of_mixed_precision_get_gradients_of_their_own_kind(dtype):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("model", [NeuronModel(), NeuronModel(signed=True), NeuronModel(capacity=3)], ids=repr)
+@pytest.mark.parametrize("learns", [True, False])
+def test_what_is_not_a_number_is_handed_on_so_that_a_loss_shows_it(model, learns):
+    neuron = Neuron(torch.rand(8, 1, 1) + 0.4, model=model)
+    neuron.surrogate = Surrogate()
+    currents = torch.randn(4, 2, 8, 16, 16)
+    currents[1, 0, 3, 5, 5] = float("nan")
+    currents.requires_grad_(learns)
+    emitted, _ = neuron(currents, neuron.initial(currents[0]))
+    wanted = torch.zeros(4, 2, 8, 16, 16, dtype=torch.bool)
+    wanted[1:, 0, 3, 5, 5] = True
+    assert torch.equal(emitted.isnan(), wanted)
+
+
 def test_what_is_not_used_gets_no_gradient():
     neuron = Neuron(torch.rand(3, 1, 1) + 0.4, model=NeuronModel(signed=True))
     parameters_of(neuron)

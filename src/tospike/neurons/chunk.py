@@ -113,7 +113,9 @@ class Chunk:
         rows = [layout.parameter(row) for row in neuron.bias] if neuron.bias is not None else []
         bias = (torch.stack([row for row, _ in rows]), rows[0][1]) if rows else (nothing[0].view(0, 0), 1)
         kind = NEAREST if model.levels == "nearest" else FLOOR
-        if model.capacity == 1 and not model.signed:
+        if (
+            model.capacity == 1 and not model.signed and neuron.surrogate is None
+        ):  # a comparison hides NaN, which a loss has to show
             kind = BINARY
         written = integers_for(currents) if levels else dtype
         flags = Flags(
