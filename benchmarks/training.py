@@ -98,15 +98,19 @@ def mice(steps, first, second, label, setting, source=None, share=1.0, shorter=N
     """So many passes with the quantiser, or what another row trained, then so many with the SNN; the distance counts in a share of these.
 
     With `third`, that is what the row `shorter` has, and as many passes without the distance, at a third of the rate, follow. The SNN is kept
-    beside the checkpoints.
+    beside the checkpoints, and what `shorter` kept is taken up.
     """
     method = ts.MiCE(time_steps=steps)
+    kept = {one: setting.folder / f"{one}, seed {setting.seed}.tospike" for one in (shorter, label) if one}
     ann = setting.trained(f"{source or label}, quantised", method, first)
     snn = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
-    tuned = setting.tuned(shorter or label, snn, dataclasses.replace(method.tuning, distance_share=share), second)
+    if shorter and kept[shorter].exists():
+        tuned = ts.load(kept[shorter])
+    else:
+        tuned = setting.tuned(shorter or label, snn, dataclasses.replace(method.tuning, distance_share=share), second)
     if third:
         tuned = setting.tuned(label, tuned, dataclasses.replace(method.tuning, distance=0.0), third, lr=ADAM_LR / 3)
-    ts.save(tuned, setting.folder / f"{label}, seed {setting.seed}.tospike", force=True)
+    ts.save(tuned, kept[label], force=True)
     terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, tuned)]
     errors = [[{**vars(site)} for site in one.sites] for one in terms]
     return setting.figures(tuned, tuple(t for t in TIME_STEPS if t <= steps), ann) | {
@@ -148,21 +152,11 @@ def every():
     rows["QCFS, L=8, signed neurons"] = partial(trained, qcfs(8), PASSES, then=signed, source="QCFS, L=8")
     rows |= {f"MiCE, T={t}": partial(mice, t, PASSES // 2, PASSES // 2) for t in (8, 4, 2)}
     rows |= {f"MiCE, T={t}, {MANY} passes": partial(mice, t, MANY // 4, MANY - MANY // 4) for t in (8, 4, 2)}
-    for t in (8, 4, 2):
+    for t, third in ((8, MANY), (4, MANY - MANY // 4), (2, MANY - MANY // 4)):
         label = f"MiCE, T={t}, {MANY} passes"
-        rows[f"{label}, distance in the first half"] = partial(
-            mice, t, MANY // 4, MANY - MANY // 4, source=label, share=0.5
-        )
-        rows[f"{label}, distance in the first half, then {MANY - MANY // 4} without it"] = partial(
-            mice,
-            t,
-            MANY // 4,
-            MANY - MANY // 4,
-            source=label,
-            share=0.5,
-            shorter=f"{label}, distance in the first half",
-            third=MANY - MANY // 4,
-        )
+        halved = f"{label}, distance in the first half"
+        first = partial(mice, t, MANY // 4, MANY - MANY // 4, source=label, share=0.5)
+        rows |= {halved: first, f"{halved}, then {third} without it": partial(first, shorter=halved, third=third)}
     rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}

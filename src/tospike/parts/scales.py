@@ -11,7 +11,7 @@ from tospike import processes
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.graph.rewrite import Rectifier
-from tospike.parts.lying import count_above, excess
+from tospike.parts.lying import count_above, excess, largest
 
 Granularity = Literal["layer", "channel", "neuron"]
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "channel", "neuron")
@@ -129,7 +129,7 @@ class Percentile(Scale):
         size = z.numel() // self.theta.numel()
         above = size - round(self.percentile * (size - 1))  # the percentile is the largest value but (above - 1)
         if above == 1:
-            return self.theta.maximum(processes.largest(z.amax(self.axes, keepdim=True)[0]))
+            return self.theta.maximum(processes.largest(largest(z, self.axes).reshape(self.theta.shape)))
         return self.theta.maximum(processes.largest(self._percentile(z, above)))
 
     def _percentile(self, z: Tensor, above: int) -> Tensor:
