@@ -17,7 +17,7 @@ THETA, START, GAIN, _, V, SENT, BIAS, BY_V, BY_SENT, BY_THETA, BY_START, END = r
 
 
 @functools.cache
-def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., tuple[Array, Array]]:  # noqa: C901  (so is what makes it)
+def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., None]:  # noqa: C901  (so is what makes it)
     """Return the program for a kind of neuron.
 
     Args:
@@ -50,7 +50,8 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., tuple[
         given_moves: int,
         given_v: Array,
         given_sent: Array,
-    ) -> tuple[Array, Array]:
+        sums: tuple[Array, Array],
+    ) -> None:
         """Take the gradients of the neurons ``first`` to ``end`` from the last step of a chunk to the first.
 
         Args:
@@ -63,10 +64,10 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., tuple[
             given_moves: Where that of the next step is; 0 for one that is constant.
             given_v: The gradient in the potential, or charge, after the chunk; empty for none.
             given_sent: The gradient in the sum of emissions after the chunk; empty for none.
-
-        Returns:
-            The gradients in θ and in v(0), in θ: what these neurons add to them.
+            sums: The gradients in θ and in v(0), in θ: these neurons are added to them. In double precision.
         """
+        # It returns nothing. Arrays that Numba hands back are made by constants that it keeps beside a program, and of programs from its cache these were
+        # once found missing ("'descr' is NULL").
         size, chunk, done = shape
         number = limits.dtype.type
         zero, one, half, slope = number(0), number(1), number(0.5), number(alpha)
@@ -75,7 +76,6 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., tuple[
         reach, held, kept, worth = zero, zero, one, one
         b = np.zeros(END, limits.dtype)
         phases = np.full(VARYING, -1)
-        sums = np.zeros(len(parameters[0])), np.zeros(len(parameters[1]))  # in double precision
         # For each step u/θ, and how much of a change of the charge is one of the goal; infinite where the goal is the largest sum, which depends on θ.
         ratio = np.empty((chunk, BLOCK), limits.dtype)
         passed = np.empty((chunk if signed else 0, BLOCK), limits.dtype)
@@ -166,7 +166,6 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., tuple[
         for k in range(2):
             if phases[k] >= 0:
                 gather(b[BY_THETA + k * BLOCK : BY_THETA + (k + 1) * BLOCK], inner[k], phases[k], sums[k])
-        return sums
 
     return retreat  # type: ignore[no-any-return]
 

@@ -259,6 +259,16 @@ class Neuron(nn.Module):
             sent = sent / self.gain.to(current.dtype)
         return self._gained(theta * (rate + (sent - rate).detach()))
 
+    def clipped(self, current: Tensor, time_steps: int) -> Tensor:
+        """Return the activation of the ANN, clipped at what the neurons can send: ``clip(f(z̄), −ρθ, ρθ)``, ρ the reach over T steps.
+
+        Args:
+            current: z̄, the mean current over T steps ``[N, ...]``.
+            time_steps: T.
+        """
+        reach = self.model.reach(time_steps) * self.threshold
+        return self.function(current).minimum(reach).maximum(-reach)  # type: ignore[no-any-return]
+
     def at_step(self, counted: Tensor, time_steps: int, t: int) -> Tensor:
         """Return what is sent for a count ``[N, ...]`` at step t; see `tospike.neurons.codes.at_step`."""
         return self._gained(codes.at_step(counted, self.threshold.to(counted.dtype), self.model, time_steps, t))

@@ -14,6 +14,8 @@ from tospike.neurons.model import NeuronModel
 
 Shape = Literal["triangle", "fast-sigmoid"]
 SHAPES: tuple[Shape, ...] = ("triangle", "fast-sigmoid")
+Gradient = Literal["time", "rate"]
+GRADIENTS: tuple[Gradient, ...] = ("time", "rate")
 
 
 @dataclass(frozen=True)
