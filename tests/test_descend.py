@@ -22,6 +22,9 @@ METHODS = {
     "phase": ts.Auto(T, code="taper"), "graded": ts.Auto(T, spikes="graded"), "successive": ts.Harmony(T),
     "potential": ts.AdvancedCalibration(T),
 }  # fmt: skip
+BY_RATE = METHODS | {"synchronous": ts.Parallel(T), "unequal levels": ts.MultiThreshold()}
+WAYS = [*((name, "time") for name in METHODS), *((name, "rate") for name in BY_RATE)]
+LACKING = [way for way in WAYS if way != ("unequal levels", "rate")]  # these have 12 levels and leave next to nothing
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +49,19 @@ def step(snn, ann, batches, iterations=1, steps=T, **settings):
     return descend(snn, ann, Descent(iterations, **settings), batches, steps, progress=False)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_loss_is_the_formula(ann, batches, name):
-    snn, x = convert(ann, METHODS[name], batches), batches[0]
-    record = step(snn, ann, [x], 2).conversion.descended
-    assert record.losses[0] == record.before == pytest.approx(distance(snn, ann, x, T), rel=1e-4)
+@pytest.mark.parametrize(("name", "gradient"), WAYS)
+def test_the_loss_is_the_formula(ann, batches, name, gradient):
+    snn, x = convert(ann, BY_RATE[name], batches), batches[0]
+    record = step(snn, ann, [x], 2, gradient=gradient).conversion.descended
+    assert record.losses[0] == pytest.approx(record.before, rel=1e-5)
+    assert record.before == pytest.approx(distance(snn, ann, x, T), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_snn_comes_nearer_on_other_data_and_the_first_one_stays(ann, batches, name):
-    snn = convert(ann, METHODS[name], batches[:6])
+@pytest.mark.parametrize(("name", "gradient"), LACKING)
+def test_the_snn_comes_nearer_on_other_data_and_the_first_one_stays(ann, batches, name, gradient):
+    snn = convert(ann, BY_RATE[name], batches[:6])
     before = copy.deepcopy(snn.state_dict())
-    nearer = step(snn, ann, batches[:6], 150)
+    nearer = step(snn, ann, batches[:6], 150, gradient=gradient)
     assert all(torch.equal(value, before[key]) for key, value in snn.state_dict().items())
     assert nearer.state_dict().keys() == before.keys()
     assert not any(parameter.requires_grad for parameter in nearer.parameters())
@@ -138,7 +142,7 @@ def test_the_record_says_so_in_a_report(ann, batches, tmp_path):
     assert "in 30 iterations, 960 samples" in (tmp_path / "report.html").read_text()
 
 
-@pytest.mark.parametrize("settings", [{"iterations": 0}, {"iterations": 1.5}, {"lr": 0.0}, {"lr": float("nan")}, {"surrogate": 1.0}, {"steps_per_call": 0}])  # fmt: skip
+@pytest.mark.parametrize("settings", [{"iterations": 0}, {"iterations": 1.5}, {"lr": 0.0}, {"lr": float("nan")}, {"gradient": "both"}, {"surrogate": 1.0}, {"steps_per_call": 0}])  # fmt: skip
 def test_settings_out_of_range(settings):
     with pytest.raises(OptionError):
         Descent(**settings)
@@ -150,6 +154,10 @@ def test_what_does_not_fit_is_refused(ann, batches):
     for method in (ts.Parallel(T), ts.SRP(T, pre_steps=1), ts.MultiThreshold().using(time_steps=T)):
         with pytest.raises(OptionError, match="descent"):
             convert(ann, method.using(descent=Descent()), batches)
+    with pytest.raises(OptionError, match="descent=None"):
+        convert(ann, ts.SRP(T, pre_steps=1).using(descent=Descent(gradient="rate")), batches)
+    with pytest.raises(OptionError, match="gradient='rate'"):
+        convert(ann, ts.Parallel(T).using(descent=Descent()), batches)
     with pytest.raises(OptionError, match="time_steps"):
         convert(ann, ts.LTB(2).using(descent=Descent()), batches)
     with pytest.raises(OptionError, match="a Descent"):

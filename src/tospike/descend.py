@@ -55,8 +55,10 @@ def descend(
         inputs: Inputs = move(split_batch(batch, snn.plan.inputs)[0], network.device)
         return inputs
 
+    by_time = descent.gradient == "time"
+    surrogate = descent.surrogate if by_time else None
     network, start = (
-        DifferentiableSNN(snn, time_steps, surrogate=descent.surrogate, steps_per_call=descent.steps_per_call).eval()
+        DifferentiableSNN(snn, time_steps, surrogate=surrogate, steps_per_call=descent.steps_per_call).eval()
         for _ in range(2)
     )
     first = given(next(cycle(calibration, 1)))
@@ -72,7 +74,7 @@ def descend(
     batches = track(cycle(calibration, descent.iterations), "descend", total=descent.iterations, shown=progress)
     for number, inputs in enumerate(map(given, batches), 1):
         optimizer.zero_grad()
-        loss = _distance(network, teacher, inputs, number)
+        loss = _distance(network, teacher, inputs, number, by_time=by_time)
         losses.append(_shared(loss))
         if number > last:
             with torch.no_grad():
@@ -100,10 +102,12 @@ def _shared(loss: Tensor) -> float:
     return float(processes.total(loss.detach())) / processes.count()
 
 
-def _distance(network: DifferentiableSNN, teacher: Teacher, given: Inputs, number: int) -> Tensor:
-    """Return the loss of one batch, a scalar."""
+def _distance(
+    network: DifferentiableSNN, teacher: Teacher, given: Inputs, number: int, *, by_time: bool = True
+) -> Tensor:
+    """Return the loss of one batch, a scalar, with gradients through time or by rate."""
     try:
-        output, means = network.by_time(given, set(network.sites))
+        output, means = network.by_time(given, set(network.sites)) if by_time else network.by_rate(given)
     except RuntimeError as error:
         raise CalibrationError(
             "The network fails on a calibration batch", where=f"descent, iteration {number}",

@@ -115,6 +115,33 @@ class DifferentiableSNN(nn.Module):
         carried = self.plan.step(static, after, steps, watch)
         return sums | {node: value.sum(0) for node, value in carried.items()}, after
 
+    def by_rate(self, given: Inputs, spiking: int | None = None, cut: int = 0) -> tuple[Any, Values]:
+        """Run on means over time whose values are those of the spikes, and whose gradients are those of clips.
+
+        Args:
+            given: The inputs by name.
+            spiking: Sites from the front that send spikes; the others are the ANN, clipped. None for all.
+            cut: Sites from the front whose gradient does not leave their layer.
+
+        Returns:
+            The output, and what the Sites send.
+        """
+        with torch.no_grad():
+            _, emitted = self.by_time(given, set(self.sites))
+        static = self.plan.prepare(given)
+        values: Values = dict(static)
+        sent: Values = {}
+        for node in self.plan.body:
+            if node not in self.neurons:
+                values[node] = call(self.graph, node, values)
+                continue
+            place, neuron, current = self.sites.index(node), self.neurons[node], values[node.all_input_nodes[0]]
+            spikes = spiking is None or place < spiking
+            found = emitted[node] if spikes else neuron.clipped(current, self.time_steps)
+            sent[node] = neuron.by_rate(current, found, self.time_steps)
+            values[node] = sent[node].detach() if place < cut else sent[node]
+        return self.plan.finish(static, {node: values[node] for node in self.plan.carried}), sent
+
     def finished(self, **record: Any) -> SNN:
         """Return the SNN with all values fixed, and more in its record."""
         thresholds = {}

@@ -15,9 +15,8 @@ from tospike.graph.batches import Inputs
 from tospike.graph.layers import BATCH_NORMS, CONVOLUTIONS, TRANSPOSED, affine, folded, is_weighted
 from tospike.graph.walk import module_of
 from tospike.methods.tuning import Tuning
-from tospike.neurons.modules import Neuron
 from tospike.run.network import SNN
-from tospike.run.nodes import Values, call
+from tospike.run.nodes import Values
 from tospike.tasks import Classification, Task
 
 _CLASSIFICATION = Classification()
@@ -146,32 +145,12 @@ class TrainableSNN(DifferentiableSNN):
         return found
 
     def _by_rate(self, given: Inputs) -> tuple[Any, Values]:
-        """Run on means whose values are those of the spikes, and whose gradients are those of clips."""
-        with torch.no_grad():
-            _, means = self.by_time(given, set(self.sites))
-        emitted = {node: means[node] for node in self.sites}
-        spiking = len(self.sites)
-        if self.tuning.order == "front-first" and self.batches_in_all:
-            spiking = int(self.seen) * (len(self.sites) + 1) // self.batches_in_all
-        static = self.plan.prepare(given)
-        values, sent = dict(static), {}
-        for node in self.plan.body:
-            if node not in emitted:
-                values[node] = call(self.graph, node, values)
-                continue
-            place, neuron, current = self.sites.index(node), self.neurons[node], values[node.all_input_nodes[0]]
-            seen = emitted[node] if place < spiking else self._of_clip(neuron, current)
-            values[node] = neuron.by_rate(current, seen, self.tuning.time_steps)
-            sent[node] = values[node]
-            frozen = self.tuning.order == "front-first" and place < spiking
-            if frozen or self.tuning.order == "each":
-                values[node] = values[node].detach()
-        return self.plan.finish(static, {node: values[node] for node in self.plan.carried}), sent
-
-    def _of_clip(self, neuron: Neuron, current: Tensor) -> Tensor:
-        """Return the activation of the ANN, clipped at what the neurons can send."""
-        reach = neuron.model.reach(self.tuning.time_steps) * neuron.threshold
-        return neuron.function(current).minimum(reach).maximum(-reach)  # type: ignore[no-any-return]
+        """Run by rate, in the order in which Sites learn."""
+        count = len(self.sites)
+        if self.tuning.order == "front-first":
+            spiking = int(self.seen) * (count + 1) // self.batches_in_all if self.batches_in_all else count
+            return self.by_rate(given, spiking, cut=spiking)
+        return self.by_rate(given, cut=count if self.tuning.order == "each" else 0)
 
     def _distilled(self, output: Any, sent: Values, wanted: Any, activations: dict[str, Tensor]) -> list[Tensor]:
         tuning, losses = self.tuning, []

@@ -70,13 +70,16 @@ class Parts:
         require_type("refiners", self.refiners, tuple, "a tuple of refiners", "Pass refiners=(ChannelBias(),).")
         require_type("descent", self.descent, (Descent, NoneType), "a Descent", "Pass descent=Descent(iterations=300).")
         needs_t = not (self.refiners or self.descent) or is_count(self.time_steps)
-        smooth = self.descent is None or self.neuron.has_gradient
+        by_rate = (
+            dataclasses.replace(self.descent, gradient="rate") if self.descent and self.neuron.pre is None else None
+        )
+        descends = self.descent in (None, by_rate) or self.neuron.has_gradient
         require(
             "the parts",
             ("start", self.start, self.start == 0 or is_within(self.start, 0, 1), "a share of θ in [0, 1]", 0.5),
             ("pool", self.pool, self.pool in ("running", "step"), "'running' or 'step'", "running"),
             ("time_steps", self.time_steps, needs_t, "the T that refiners and descent run, an integer >= 1", 8),
-            ("descent", self.descent, smooth, "None with neurons that are synchronous, have a pre-run, or unequal levels", None),
+            ("descent", self.descent, descends, "by rate with neurons that are synchronous or have unequal levels, None with a pre-run", by_rate),
             ("refine_batches", self.refine_batches, is_count(self.refine_batches), "an integer >= 1", 4),
             ("members", self.members, is_count(self.members), "an integer >= 1", 4),
             ("carry", self.carry, self.carry == 0 or is_within(self.carry, 0, 1), "a share in [0, 1]", 0.5),

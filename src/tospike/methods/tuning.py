@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tospike.errors import is_count, is_within, refuse_together, refuse_unknown, require, require_type
-from tospike.neurons.surrogate import Surrogate
+from tospike.neurons.surrogate import GRADIENTS, Gradient, Surrogate
 
-Gradient = Literal["time", "rate"]
-GRADIENTS: tuple[Gradient, ...] = ("time", "rate")
 Part = Literal["weights", "biases", "thresholds", "starts"]
 PARTS: tuple[Part, ...] = ("weights", "biases", "thresholds", "starts")
 Order = Literal["together", "front-first", "each"]
