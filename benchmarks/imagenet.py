@@ -164,25 +164,25 @@ def measure(ann, method, steps, calibration, scored, scenes):
     }  # fmt: skip
 
 
-def table(found, samples, seen):
+def table(found, samples):
     """Write the rows as Markdown."""
     steps = sorted({int(t) for row in found for t in row["at"]})
     lines = [
         f"EfficientNet-Lite0, ImageNet weights, 224 x 224: share of {samples} random crops of 20 pictures on which SNN and ANN name the same of 1,000",
         "classes, in %. T counts every simulated step; rows that wait need T steps for each layer. Spikes: per neuron for one image at the",
-        f"largest T of the row. Calibrated on crops of {seen} photographs; descent: {ITERATIONS} iterations by rate, without labels, each on",
+        f"largest T of the row. Calibrated on {CALIBRATION_CROPS} crops of each photograph; descent: {ITERATIONS} iterations by rate, without labels, each on",
         f"{SEEN} scenes, objects in front of such crops. {made_by('python benchmarks/imagenet.py')} Seed 0.",
         "",
-        "| method | spikes | code | waits | " + " | ".join(f"T={t}" for t in steps) + " | spikes |",
-        "|---|---|---|---|" + "---|" * (len(steps) + 1),
+        "| method | photographs | spikes | code | waits | " + " | ".join(f"T={t}" for t in steps) + " | spikes |",
+        "|---|---|---|---|---|" + "---|" * (len(steps) + 1),
     ]
-    for label in dict.fromkeys(row["label"] for row in found):
-        group = [row for row in found if row["label"] == label]
+    for label, seen in dict.fromkeys((row["label"], row["photographs"]) for row in found):
+        group = [row for row in found if (row["label"], row["photographs"]) == (label, seen)]
         at = {int(t): value for row in group for t, value in row["at"].items()}
         scores = " | ".join(f"{at[t]['score']:.1f}" if t in at else "" for t in steps)
         waits = "each layer" if any(value["latency"] > t for t, value in at.items()) else ""
         lines.append(
-            f"| {label} | {group[-1]['kind']} | {group[-1]['code']} | {waits} | {scores} | {at[max(at)]['spikes']:.2f} |"
+            f"| {label} | {seen} | {group[-1]['kind']} | {group[-1]['code']} | {waits} | {scores} | {at[max(at)]['spikes']:.2f} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -213,9 +213,8 @@ def main():
             key = {"label": label, "steps": list(steps), **shared}
             scenes = Scenes(seen, ITERATIONS * SEEN) if DESCENT in label else None
             kept.measure(key, partial(measure, ann, method, steps, calibration, scored, scenes))
-    (options.out / "imagenet.md").write_text(
-        table([row for row in kept.rows if shared.items() <= row.items()], len(images), len(seen))
-    )
+    scored_as = [row for row in kept.rows if row["samples"] == len(images)]
+    (options.out / "imagenet.md").write_text(table(scored_as, len(images)))
 
 
 if __name__ == "__main__":
