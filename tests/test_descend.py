@@ -166,12 +166,13 @@ def test_what_does_not_fit_is_refused(ann, batches):
         ts.convert(ann, ts.Auto(T, iterations=3))
 
 
-def test_what_goes_wrong_on_the_way_says_where(ann, batches):
+@pytest.mark.parametrize("gradient", ["time", "rate"])
+def test_what_goes_wrong_on_the_way_says_where(ann, batches, gradient):
     snn = convert(ann, METHODS["binary"], batches)
     with pytest.raises(CalibrationError, match=r"(?s)iteration 2.*\(32, 1, 16, 16\)"):
-        step(snn, ann, [batches[0], torch.randn(32, 1, 16, 16)], 3)
+        step(snn, ann, [batches[0], torch.randn(32, 1, 16, 16)], 3, gradient=gradient)
     with pytest.raises(CalibrationError, match=r"(?s)not finite.*iteration 1.*NaN or Inf"):
-        step(snn, ann, [batches[0] * float("nan")], 3)
+        step(snn, ann, [batches[0] * float("nan")], 3, gradient=gradient)
 
 
 @pytest.mark.parametrize("far", [0.0025, 1.0])
