@@ -89,8 +89,6 @@ class Scenes(Dataset):
         return self.count
 
     def __getitem__(self, number):
-        if number >= self.count:
-            raise IndexError(number)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(number)
             scene = self.cut(self.backs[int(torch.randint(len(self.backs), ()))]).copy()

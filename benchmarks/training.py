@@ -98,20 +98,24 @@ def mice(steps, first, second, label, setting, source=None, share=1.0, shorter=(
     """So many passes with the quantiser, or what another row trained, then so many with the SNN; the distance counts in a share of these.
 
     Behind what the `shorter` rows have, each longer than the one before, a row has `third` passes more without the distance, at a third of the rate.
-    SNNs are kept beside the checkpoints, and taken up from there.
+    SNNs are kept beside the checkpoints; the last of the shorter rows that has one there is taken up from it.
     """
     method = ts.MiCE(time_steps=steps)
     ann = setting.trained(f"{source or label}, quantised", method, first)
     snn = tuned = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
-    for one in (*shorter, label):
-        path = setting.folder / f"{one}, seed {setting.seed}.tospike"
-        if path.exists():
-            tuned = ts.load(path)
-        elif tuned is snn:
+    files = {one: setting.folder / f"{one}, seed {setting.seed}.tospike" for one in (*shorter, label)}
+    wanted = [label]
+    for one in reversed(shorter):
+        if files[one].exists():
+            tuned = ts.load(files[one])
+            break
+        wanted.insert(0, one)
+    for one in wanted:
+        if tuned is snn:
             tuned = setting.tuned(one, snn, dataclasses.replace(method.tuning, distance_share=share), second)
         else:
             tuned = setting.tuned(one, tuned, dataclasses.replace(method.tuning, distance=0.0), third, lr=ADAM_LR / 3)
-        ts.save(tuned, path, force=True)
+        ts.save(tuned, files[one], force=True)
     terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, tuned)]
     errors = [[{**vars(site)} for site in one.sites] for one in terms]
     return setting.figures(tuned, tuple(t for t in TIME_STEPS if t <= steps), ann) | {

@@ -66,6 +66,8 @@ def never_active():
 
 CASES = {
     "no calibration": (lambda: calibrate(None), CalibrationError, "measures thresholds"),
+    "empty first calibration batch": (lambda: calibrate([X[:0], X]), CaptureError, "no values"),
+    "empty calibration batch": (lambda: calibrate([X, X[:0]]), CalibrationError, "(?s)batch 2.*N >= 1"),
     "empty calibration loader": (lambda: calibrate([]), CalibrationError, "empty"),
     "calibration iterator": (lambda: calibrate(iter([X])), CalibrationError, "only once"),
     "NaN in a calibration batch": (lambda: calibrate([X, X * torch.nan]), CalibrationError, "batch 2"),

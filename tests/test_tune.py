@@ -3,6 +3,7 @@
 import copy
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -261,6 +262,28 @@ def test_the_seed_alone_decides(ann, batches):
     (one, after), (other, later) = results
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert not torch.equal(after, later), "the caller's generator was set"
+
+
+@pytest.mark.parametrize("spiking", [0, 1, 2, None])
+def test_sites_behind_those_that_spike_are_the_ann_clipped(spiking):
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3)).double().eval()
+    x = torch.randn(20, 6, dtype=torch.float64)
+    snn = ts.convert(mlp, ts.LTB(batches=2), calibration=[x], progress=False)
+    network = TrainableSNN(snn, ts.DSR(T)).eval()
+    with torch.no_grad():
+        output, sent = network.by_rate({"input": x}, spiking)
+        value = x.numpy()
+        for place, (layer, found) in enumerate(zip((mlp[0], mlp[2]), sent.values(), strict=True)):
+            theta = snn.conversion.thresholds[snn.site_names[place]].numpy()
+            value = np.clip(value @ layer.weight.numpy().T + layer.bias.numpy(), 0, theta)
+            if spiking is None or place < spiking:  # a constant current, or that of spikes, gives whole spikes
+                counts = found.numpy() * T / theta
+                np.testing.assert_allclose(counts, counts.round(), atol=1e-9)
+                assert np.abs(value - found.numpy()).max() > 0.01
+                value = found.numpy()
+            np.testing.assert_allclose(found.numpy(), value, atol=1e-9)
+        np.testing.assert_allclose(output.numpy(), value @ mlp[4].weight.numpy().T + mlp[4].bias.numpy(), atol=1e-9)
 
 
 def test_front_first_freezes_what_is_in_front(ann, batches):

@@ -134,13 +134,13 @@ def inputs_of(captured: Capture, batch: Any, number: int) -> Inputs:
     for name, value in inputs.items():
         expected = captured.example[name]
         if (
-            value.shape[1:].numel() == 0
+            value.numel() == 0
             or value.ndim != expected.ndim
             or value.is_floating_point() != expected.is_floating_point()
         ):
             raise CalibrationError(
                 "A calibration batch does not fit the network", where=f"batch {number}, input `{name}`",
-                got=f"{tuple(value.shape)} {value.dtype}", expected=f"[N, {', '.join(map(str, expected.shape[1:]))}] {expected.dtype}",
+                got=f"{tuple(value.shape)} {value.dtype}", expected=f"[N, {', '.join(map(str, expected.shape[1:]))}] {expected.dtype}, N >= 1",
                 remedy="Let the loader yield batches shaped like the example.",
             )  # fmt: skip
         if value.is_floating_point() and not value.isfinite().all():

@@ -129,6 +129,7 @@ def capture(ann: nn.Module, example: Any) -> Capture:
     _refuse_kinds(ann)
     names = input_names(ann, example)
     inputs, _ = split_batch(example if isinstance(example, dict) else (list(_as_tuple(example)),), names)
+    _refuse_empty(inputs)
     copied = copy.deepcopy(ann).eval()
     outputs = run_network(copied, names, inputs)  # a network that fails on the example says so here, in its own words
     captured = Capture(trace(copied, names), names, inputs, outputs, _weight_problems(copied))
@@ -148,6 +149,13 @@ def _refuse_kinds(ann: object) -> None:
         if parameter.is_floating_point() and parameter.dtype not in (torch.float32, torch.float64):
             raise CaptureError("Networks are converted in single or double precision", where=name, got=str(parameter.dtype),
                                expected="float32 or float64", remedy="Pass ann.float(), and inputs x.float().")  # fmt: skip
+
+
+def _refuse_empty(inputs: Inputs) -> None:
+    for name, value in inputs.items():
+        if value.numel() == 0:
+            raise CaptureError("The example, or the first calibration batch, holds no values", where=f"input `{name}`", got=str(tuple(value.shape)),
+                               expected="at least one sample", remedy="Leave empty batches out of the loader.")  # fmt: skip
 
 
 def _as_tuple(example: Any) -> tuple[Any, ...]:
