@@ -104,7 +104,7 @@ def table(records, samples, command):
     """Write the records as Markdown."""
     lines = [
         f"Fashion-MNIST ResNet-20 (16-32-64), {samples:,} test images, top-1 in %. Calibration: {BATCHES} batches of {BATCH}",
-        "training images in one fixed order, seed 0. T counts every simulated step. Spikes are per neuron and step over T = 32.",
+        "training images in one fixed order, seed 0. T counts every simulated step. Spikes: per neuron and step over T = 32, mean over Sites.",
         *([_UNTIMED] if any("no timing" in row["label"] for row in records) else []),
         made_by(command),
         "",

@@ -9,7 +9,7 @@ from tospike.report import curve_table, draw_curve
 
 @pytest.fixture(scope="module")
 def results():
-    ann = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    ann = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3))
     x = torch.randn(40, 4)
     batches = [(x, ann(x).argmax(1))]
     snn = ts.convert(ann, ts.LTB(batches=10), calibration=[x])
@@ -29,6 +29,10 @@ def test_table_has_a_row_per_network_and_a_column_per_t(results):
     row = next(line for line in lines if "with ANN" in line)
     assert "100.00" in row
     assert f"{results['with ANN'].curve[8]:.2f}" in row
+    result = results["with ANN"]
+    spikes = f"{result.spikes_per_neuron[8] / 8:.3f}"  # of all 21 neurons, not of two Sites
+    assert spikes in row
+    assert spikes != f"{sum(result.rates.values()) / 2:.3f}"
     assert "100.00" not in next(line for line in lines if "alone" in line) or results["alone"].curve[4] == 100
 
 
