@@ -75,6 +75,23 @@ class Setting:
             del options["lr"], options["warmup_epochs"]  # its own
         return ts.tune(snn, tuning, loader, ann=self.ann, epochs=epochs, channels_last=True, **options | changes)
 
+    def lengthened(self, label, snn, tuning, passes, shorter=(), third=0):
+        """Return an SNN tuned for as many passes, and behind what the `shorter` rows have, each longer than the one before, for `third` more.
+
+        These are without the distance, at a third of the rate. SNNs are kept beside the checkpoints; the last of the shorter rows that has one there
+        is taken up from it.
+        """
+        files = {one: self.folder / f"{one}, seed {self.seed}.tospike" for one in (*shorter, label)}
+        kept = [one for one in shorter if files[one].exists()]
+        made = ts.load(files[kept[-1]]) if kept else None
+        for one in (*shorter, label)[shorter.index(kept[-1]) + 1 if kept else 0 :]:
+            if made is None:
+                made = self.tuned(one, snn, tuning, passes)
+            else:
+                made = self.tuned(one, made, dataclasses.replace(tuning, distance=0.0), third, lr=ADAM_LR / 3)
+            ts.save(made, files[one], force=True)
+        return made
+
 
 def converted(method, label, setting):
     """Training-free: convert for each T."""
@@ -95,41 +112,26 @@ def trained(method, passes, label, setting, then=None, source=None):
 
 
 def mice(steps, first, second, label, setting, source=None, share=1.0, shorter=(), third=0):
-    """So many passes with the quantiser, or what another row trained, then so many with the SNN; the distance counts in a share of these.
-
-    Behind what the `shorter` rows have, each longer than the one before, a row has `third` passes more without the distance, at a third of the rate.
-    SNNs are kept beside the checkpoints; the last of the shorter rows that has one there is taken up from it.
-    """
+    """So many passes with the quantiser, or what another row trained, then so many with the SNN, and more as `Setting.lengthened` says."""
     method = ts.MiCE(time_steps=steps)
     ann = setting.trained(f"{source or label}, quantised", method, first)
-    snn = tuned = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
-    files = {one: setting.folder / f"{one}, seed {setting.seed}.tospike" for one in (*shorter, label)}
-    wanted = [label]
-    for one in reversed(shorter):
-        if files[one].exists():
-            tuned = ts.load(files[one])
-            break
-        wanted.insert(0, one)
-    for one in wanted:
-        if tuned is snn:
-            tuned = setting.tuned(one, snn, dataclasses.replace(method.tuning, distance_share=share), second)
-        else:
-            tuned = setting.tuned(one, tuned, dataclasses.replace(method.tuning, distance=0.0), third, lr=ADAM_LR / 3)
-        ts.save(tuned, files[one], force=True)
-    terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, tuned)]
+    snn = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
+    tuning = dataclasses.replace(method.tuning, distance_share=share)
+    made = setting.lengthened(label, snn, tuning, second, shorter, third)
+    terms = [ts.error_terms(one, [x for x, _ in setting.scored[:2]], time_steps=steps) for one in (snn, made)]
     errors = [[{**vars(site)} for site in one.sites] for one in terms]
-    return setting.figures(tuned, tuple(t for t in TIME_STEPS if t <= steps), ann) | {
+    return setting.figures(made, tuple(t for t in TIME_STEPS if t <= steps), ann) | {
         "passes": first + second + third * len(shorter),
         "errors": errors,
     }
 
 
-def tuned(make, tuning, passes, label, setting):
+def tuned(make, tuning, passes, label, setting, shorter=(), third=0):
     """Tune what a training-free method gives at one T."""
     snn = ts.convert(setting.ann, make, calibration=setting.calibration, progress=False)
-    return setting.figures(setting.tuned(label, snn, tuning, passes), (tuning.time_steps,)) | {
-        "passes": passes if passes > FEW else 1
-    }
+    made = setting.lengthened(label, snn, tuning, passes, shorter, third)
+    passes += third * len(shorter)
+    return setting.figures(made, (tuning.time_steps,)) | {"passes": passes if passes > FEW else 1}
 
 
 def descended(make, steps, passes, label, setting):
@@ -150,6 +152,13 @@ def every():
     def qcfs(levels, **options):
         return ts.QCFS(levels=levels, initial=None, average_pool=False, **options)
 
+    def longer(label, first, third):
+        halved = f"{label}, distance in the first half"
+        more = f"{halved}, then {third} without it"
+        again = f"{more}, then {third} more"
+        chains = {halved: (), more: (halved,), again: (halved, more)}
+        return {one: partial(first, shorter=shorter, third=third) for one, shorter in chains.items()}
+
     rows = {"ReLU + LTB": partial(converted, lambda _: ts.LTB(100))}
     rows |= {f"ReLU + Auto {spikes}": partial(converted, auto(spikes)) for spikes in ("binary", "ternary")}
     rows |= {f"QCFS, L={levels}": partial(trained, qcfs(levels), PASSES) for levels in (8, 4)}
@@ -157,13 +166,14 @@ def every():
     rows["QCFS, L=8, signed neurons"] = partial(trained, qcfs(8), PASSES, then=signed, source="QCFS, L=8")
     rows |= {f"MiCE, T={t}": partial(mice, t, PASSES // 2, PASSES // 2) for t in (8, 4, 2)}
     rows |= {f"MiCE, T={t}, {MANY} passes": partial(mice, t, MANY // 4, MANY - MANY // 4) for t in (8, 4, 2)}
-    for t, third in ((8, MANY), (4, MANY - MANY // 4), (2, MANY - MANY // 4)):
+    behind = MANY - MANY // 4
+    for t, third in ((8, MANY), (4, behind), (2, behind)):
         label = f"MiCE, T={t}, {MANY} passes"
-        halved = f"{label}, distance in the first half"
-        first = partial(mice, t, MANY // 4, MANY - MANY // 4, source=label, share=0.5)
-        longer = f"{halved}, then {third} without it"
-        rows |= {halved: first, longer: partial(first, shorter=(halved,), third=third)}
-        rows[f"{longer}, then {third} more"] = partial(first, shorter=(halved, longer), third=third)
+        rows |= longer(label, partial(mice, t, MANY // 4, behind, source=label, share=0.5), third)
+    ternary = dataclasses.replace(ts.JointErrors(2), distance_share=0.5)
+    rows |= longer(
+        f"Auto ternary, joint errors, T=2, {behind} passes", partial(tuned, auto("ternary")(2), ternary, behind), behind
+    )
     rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}

@@ -47,7 +47,7 @@ def test_the_terms_of_one_neuron_agree_with_the_formulas(currents, theta, share)
     assert clip + quant + time == pytest.approx(total, abs=1e-12)
 
 
-MODELS = [NeuronModel(), NeuronModel(signed=True), NeuronModel(capacity=3), NeuronModel(signed=True, code="phase"),
+MODELS = [NeuronModel(), NeuronModel(signed=True), NeuronModel(capacity=3), NeuronModel(signed=True, code="phase"), NeuronModel(signed=True, rest=1),
           NeuronModel(capacity=4, signed=True, levels="nearest")]  # fmt: skip
 
 

@@ -104,9 +104,11 @@ def convert(
         example = recursively_apply(lambda value: value[:EXAMPLE_SAMPLES] if value.ndim else value, first)
     if example is None and calibration is None:
         example = move(getattr(ann, "example", None), _device(ann))  # `prepare` leaves one
-    found = [
-        _convert(ann, candidate, calibration, example, analog, seed, progress) for candidate in chosen.candidates()
-    ]
+    candidates = chosen.candidates()
+    if len(candidates) > 1:  # those that fit, if any do
+        captured, _ = rewritten(ann, example, analog)
+        candidates = tuple(one for one in candidates if not _misfits(captured, one.parts())) or candidates
+    found = [_convert(ann, candidate, calibration, example, analog, seed, progress) for candidate in candidates]
     if calibration is None:
         return found[0]
     with _seeded(seed):
@@ -129,7 +131,7 @@ def _convert(
     captured, problems = rewritten(ann, example, analog)
     if problems:
         raise UnsupportedOperationError(f"{type(ann).__name__} cannot be converted", problems=problems)
-    _refuse_unsigned(captured, parts)
+    _refuse(captured, parts)
     difference = _difference(ann, captured)
     in_analog = _mark_analog(captured)
     if parts.pool == "running" or parts.neuron.synchronous:  # counts know no single steps
@@ -257,15 +259,23 @@ def _pool_running_sums(captured: Capture) -> None:
             node.meta["incremental"] = True
 
 
-def _refuse_unsigned(captured: Capture, parts: Parts) -> None:
-    """Refuse neurons without negative spikes where the activation is more than a rectifier."""
+def _misfits(captured: Capture, parts: Parts) -> list[Problem]:
+    """List the activations that are more than a rectifier, where neurons have nothing to send for it."""
+    if parts.neuron.sends_below_zero:
+        return []
+    neuron = parts.neuron
+    got = f"{neuron.spikes} spikes" + (f", silence worth {neuron.rest} of {neuron.capacity}" if neuron.rest else "")
     sites = [node.meta["site"] for node in site_nodes(captured.graph)]
-    problems = [
-        Problem(f"{site.operation.verdict.name} passes more than max(z, 0), which an unsigned neuron cannot send",
-                where=f"Site {site.name} ({site.operation.where})", got=f"{parts.neuron.spikes} spikes", expected="a signed neuron",
+    return [
+        Problem(f"{site.operation.verdict.name} passes more than max(z, 0), which these neurons cannot send",
+                where=f"Site {site.name} ({site.operation.where})", got=got, expected="a signed neuron whose silence is worth nothing",
                 remedy="Use a signed method, e.g. ts.Ternary(time_steps=8), or .using(neuron=ts.NeuronModel(signed=True)).")
-        for site in sites if not site.operation.verdict.is_rectifier and not parts.neuron.signed
+        for site in sites if not site.operation.verdict.is_rectifier
     ]  # fmt: skip
+
+
+def _refuse(captured: Capture, parts: Parts) -> None:
+    problems = _misfits(captured, parts)
     if problems:
         raise OptionError("The method's neurons and the network's activations do not fit together", problems=problems)
 

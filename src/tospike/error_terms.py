@@ -248,9 +248,9 @@ class Split:
 
 
 def clip(neuron: Neuron, activation: Tensor, time_steps: int) -> Tensor:
-    """Return activations clipped at the largest mean that neurons can send over T steps."""
-    reach = neuron.model.reach(time_steps) * neuron.threshold
-    return activation.clamp(-reach if neuron.model.signed else torch.zeros_like(reach), reach)
+    """Return activations clipped at the largest mean that neurons can send over T steps, and at the least."""
+    reach, depth = (limit(time_steps) * neuron.threshold for limit in (neuron.model.reach, neuron.model.depth))
+    return activation.clamp(-depth, reach)
 
 
 def dissect(node: fx.Node, neuron: Neuron, flow: Flow, time_steps: int, first: int = 0) -> Split:

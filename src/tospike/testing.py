@@ -29,6 +29,8 @@ CAUSAL = {
     "limited in total": NeuronModel(signed=True, total=3),
     "differential": NeuronModel(capacity=3, levels="nearest", signed=True, code="differential"),
     "phase": NeuronModel(capacity=2, signed=True, code="phase"),
+    "silence worth a spike": NeuronModel(signed=True, rest=1),
+    "silence worth two in five, first step of phase code": NeuronModel(capacity=5, signed=True, code="phase", rest=2),
 }
 """One causal neuron of every kind, for tests of whatever steps neurons."""
 

@@ -82,16 +82,29 @@ def test_a_floor_that_is_no_share_is_refused(floor):
         LeastError(NeuronModel(), 4, floor=floor)
 
 
-def test_auto_keeps_the_code_that_comes_closer():
+@pytest.mark.parametrize(
+    ("steps", "codes"), [(1, ("rest", "taper")), (2, ("rest", "taper", "fit")), (8, ("taper", "fit"))]
+)
+def test_auto_keeps_the_code_that_comes_closer(steps, codes):
     ann, x = _Residual().eval(), torch.randn(64, 1, 8, 8)
-    settings = {"time_steps": 8, "batches": 2, "refine_batches": 2}
+    settings = {"time_steps": steps, "batches": 2, "refine_batches": 2}
     snn = ts.convert(ann, ts.Auto(**settings), calibration=[x])
     errors = {}
-    for code in ("taper", "fit"):
+    for code in codes:
         one = ts.convert(ann, ts.Auto(**settings, code=code), calibration=[x])
         with torch.no_grad():
-            errors[code] = float((one(x, time_steps=8) - ann(x)).square().sum())
+            errors[code] = float((one(x, time_steps=steps) - ann(x)).square().sum())
     assert snn.conversion.settings["code"] == min(errors, key=errors.get)
+    assert len(set(errors.values())) == len(codes)
+
+
+def test_auto_leaves_out_codes_that_cannot_send_what_an_activation_passes():
+    ann, x = nn.Sequential(nn.Linear(3, 8), nn.LeakyReLU(), nn.Linear(8, 2)).eval(), torch.randn(64, 3)
+    assert ts.convert(ann, ts.Auto(2, 2, 2), calibration=[x]).conversion.settings["code"] != "rest"
+    with pytest.raises(
+        OptionError, match=r"(?s)leaky_?relu passes more.*got: ternary spikes, silence worth 1 of 1.*do this"
+    ):
+        ts.convert(ann, ts.Auto(2, 2, 2, code="rest"), calibration=[x])
 
 
 def test_every_training_free_method_is_tested():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from strategies import causal
 from tospike.graph.rewrite import Rectifier
 from tospike.neurons import fused, threads
 from tospike.neurons.levels import Levels
@@ -17,19 +18,8 @@ from tospike.neurons.modules import Neuron
 pytest.importorskip("numba")
 
 
-@pytest.fixture(autouse=True)
-def _small_maps_too(monkeypatch):
-    monkeypatch.setattr(fused, "SMALLEST", 0)
-    monkeypatch.setattr(fused, "SHARE", 512)
-
-
-def models():
-    sizes = st.sampled_from([1, 2, 5])  # each kind of neuron is compiled
-    signed = st.builds(
-        NeuronModel, capacity=sizes, signed=st.just(True), levels=st.sampled_from(["uniform", "nearest", "successive"]),
-        total=st.none() | st.integers(1, 9), code=st.sampled_from(["rate", "differential", "phase"]),
-    )  # fmt: skip
-    return signed | st.builds(NeuronModel, capacity=sizes, levels=st.sampled_from(["uniform", "nearest", "successive"]))
+pytestmark = pytest.mark.usefixtures("small_maps_too")
+MODELS = causal([1, 2, 5], ["uniform", "nearest", "successive"])  # each kind of neuron is compiled
 
 
 def drawn(data, shape, low, high, dtype):
@@ -72,7 +62,7 @@ def both(neuron, currents, cuts, other, levels, overwrite=False):
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_the_kernel_is_equal_to_the_steps_in_torch(data):
-    model = data.draw(models())
+    model = data.draw(MODELS)
     n, c, h, w = (data.draw(st.integers(1, high)) for high in (3, 9, 7, 7))
     cuts = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
@@ -116,7 +106,7 @@ def test_the_kernel_is_equal_to_the_steps_in_torch(data):
     assert state.sent is None or torch.equal(state.sent, expected.sent)
     assert state.steps == expected.steps == sum(cuts)
     if levels:
-        worth = Levels(got, neuron.unit, model.silence, model.largest).emission()
+        worth = Levels(got, neuron.unit, model.zero, model.largest + model.rest, model.rest).emission()
         (emitted, _), _ = both(neuron, currents, cuts, other, False)
         torch.testing.assert_close(worth, emitted)
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from strategies import causal
 from tospike.graph.rewrite import Rectifier
-from tospike.neurons import fused, learning
+from tospike.neurons import learning
 from tospike.neurons.model import NeuronModel
 from tospike.neurons.modules import Neuron
 from tospike.neurons.surrogate import SHAPES, Surrogate
@@ -15,19 +16,8 @@ from tospike.neurons.surrogate import SHAPES, Surrogate
 pytest.importorskip("numba")
 
 
-@pytest.fixture(autouse=True)
-def _small_maps_too(monkeypatch):
-    monkeypatch.setattr(fused, "SMALLEST", 0)
-    monkeypatch.setattr(fused, "SHARE", 512)
-
-
-def models():
-    levels = st.sampled_from(["uniform", "successive"])
-    signed = st.builds(
-        NeuronModel, capacity=st.sampled_from([1, 3]), signed=st.just(True), levels=levels, total=st.none() | st.integers(1, 4),
-        code=st.sampled_from(["rate", "differential", "phase"]),
-    )  # fmt: skip
-    return signed | st.builds(NeuronModel, capacity=st.sampled_from([1, 3]), levels=levels)
+pytestmark = pytest.mark.usefixtures("small_maps_too")
+MODELS = causal([1, 3], ["uniform", "successive"])  # each kind of neuron is compiled
 
 
 def parameters_of(neuron):
@@ -71,7 +61,7 @@ def test_gradients_are_those_of_the_steps_in_torch(data):
     function = data.draw(st.sampled_from([None, Rectifier(1.0), nn.LeakyReLU(0.2)]))
     double = {"dtype": torch.float64}
     neuron = Neuron(
-        0.3 + torch.rand(grain, **double), 0.0, data.draw(models()), function, remember=data.draw(st.booleans())
+        0.3 + torch.rand(grain, **double), 0.0, data.draw(MODELS), function, remember=data.draw(st.booleans())
     )
     neuron.start = torch.rand(grain, **double)
     if data.draw(st.booleans()):

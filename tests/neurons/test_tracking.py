@@ -41,14 +41,37 @@ def test_emission_is_the_level_that_the_reference_finds(u, theta, model):
     theta=st.sampled_from([0.5, 1.0]),
     capacity=st.integers(1, 3),
     levels=st.sampled_from(["uniform", "nearest"]),
+    rest=st.integers(0, 3),
 )
-def test_signed_neuron_agrees_with_the_reference(currents, theta, capacity, levels):
+def test_signed_neuron_agrees_with_the_reference(currents, theta, capacity, levels, rest):
     start = 0.5 if levels == "uniform" else 0.0
-    neuron = Neuron(
-        torch.tensor(theta, dtype=torch.float64), start, NeuronModel(capacity=capacity, signed=True, levels=levels)
+    rest = min(rest, capacity) if levels == "uniform" else 0
+    model = NeuronModel(capacity=capacity, signed=True, levels=levels, rest=rest)
+    emitted, _ = run(Neuron(torch.tensor(theta, dtype=torch.float64), start, model), currents)
+    wanted = track(currents, theta, start, lambda q, t: max(q, 0.0), capacity, levels, rest=rest)
+    np.testing.assert_array_equal(emitted, wanted)
+
+
+@given(
+    z=st.floats(-1, 3), steps=st.integers(1, 8), capacity=st.integers(1, 3), rest=st.integers(0, 3), code=st.sampled_from(["rate", "phase"])
+)  # fmt: skip
+def test_what_silence_is_worth_moves_reach_depth_and_levels(z, steps, capacity, rest, code):
+    model = NeuronModel(capacity=capacity, signed=True, code=code, ratio=0.5, rest=min(rest, capacity))
+    neuron = Neuron(torch.tensor(1.0, dtype=torch.float64), 0.5, model, nn.Identity())
+    ends, _ = run(neuron, np.tile([-99.0, 99.0], (steps, 1, 1)))
+    low, high = ends.mean(0)[0]
+    assert (low, high) == pytest.approx((-model.depth(steps), model.reach(steps)))
+    assert model.counts(steps) == round(high * (steps if code == "rate" else 2 ** (steps - 1)))
+    emitted, _ = run(neuron, np.full((steps, 1, 1), z))
+    assert abs(emitted.mean() - np.clip(z, low, high)) <= 0.5 / (steps if code == "rate" else 2 ** (steps - 1)) + 1e-9
+
+
+def test_the_first_step_of_phase_code_changes_what_silence_is_worth_and_later_ones_what_was_held():
+    model = NeuronModel(signed=True, code="phase", ratio=0.5, rest=1)
+    emitted, _ = run(
+        Neuron(torch.tensor(1.0, dtype=torch.float64), 0.5, model), np.tile([0.0, 1.0, 1.5, 9.0], (3, 1, 1))
     )
-    emitted, _ = run(neuron, currents)
-    np.testing.assert_array_equal(emitted, track(currents, theta, start, lambda q, t: max(q, 0.0), capacity, levels))
+    assert np.cumsum(emitted, 0)[:, 0].tolist() == [[0.0, 1.0, 2.0, 2.0], [0.0, 2.0, 3.0, 5.0], [0.0, 3.0, 4.5, 8.25]]
 
 
 @given(currents=CURRENTS, total=st.integers(1, 12))
@@ -101,7 +124,9 @@ def test_chunks_of_time_continue_each_other():
     np.testing.assert_array_equal(whole, torch.cat([first, second]))
 
 
-@pytest.mark.parametrize("settings", [{"capacity": 0}, {"levels": "prime"}, {"total": 0, "signed": True}, {"total": 3}])
+@pytest.mark.parametrize("settings", [{"capacity": 0}, {"levels": "prime"}, {"total": 0, "signed": True}, {"total": 3}, {"rest": 1},
+                                      {"rest": 2, "signed": True}, {"rest": 1, "signed": True, "synchronous": True}, {"rest": 0.5, "signed": True},
+                                      {"rest": 1, "signed": True, "levels": "nearest"}])  # fmt: skip
 def test_refuses_settings_out_of_range(settings):
     with pytest.raises(OptionError):
         NeuronModel(**settings)

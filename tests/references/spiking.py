@@ -93,8 +93,11 @@ def level(u, theta, capacity, levels, signed):
     return min(values, key=lambda value: (abs(value - u), -abs(value)))
 
 
-def track(currents, theta, v0, goal, capacity=1, levels="uniform", total=None):
-    """Step signed neurons with memory over currents [T, ...]: emit what is missing to goal(Q, t); return emissions [T, ...]."""
+def track(currents, theta, v0, goal, capacity=1, levels="uniform", total=None, rest=0):
+    """Step signed neurons with memory over currents [T, ...]: emit what is missing to goal(Q, t); return emissions [T, ...].
+
+    A step without a spike is worth ``rest`` times theta, and spikes are added to that.
+    """
     currents = np.asarray(currents, dtype=np.float64)
     emitted = np.zeros(currents.shape)
     for index in np.ndindex(*currents.shape[1:]):
@@ -103,6 +106,7 @@ def track(currents, theta, v0, goal, capacity=1, levels="uniform", total=None):
             charge += currents[(t, *index)]
             wanted = goal(charge, t + 1)
             wanted = wanted if total is None else min(wanted, total * theta)
-            emitted[(t, *index)] = level(wanted + v0 * theta - sent, theta, capacity, levels, True)
+            silence = rest * theta
+            emitted[(t, *index)] = silence + level(wanted + v0 * theta - sent - silence, theta, capacity, levels, True)
             sent += emitted[(t, *index)]
     return emitted

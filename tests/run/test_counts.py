@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tospike as ts
 from references.operations import conv_operations, transposed_operations
+from tospike.neurons import Neuron
 from tospike.run import work
 from tospike.run.counts import Counts
 from tospike.run.work import Meter, fan_out
@@ -126,7 +127,58 @@ def test_every_part_of_a_network_is_counted():
     assert set(counts.precisions.values()) == {"float32"}
 
 
-@pytest.mark.parametrize("method", [ts.LTB(batches=5), ts.Differential(6, batches=3), ts.Parallel(time_steps=6)])
+RESTING = [ts.NeuronModel(signed=True, rest=1), ts.NeuronModel(capacity=2, signed=True, code="phase", rest=2)]
+
+
+@pytest.mark.parametrize("engine", ["float", "int8"])
+@pytest.mark.parametrize("neuron", RESTING, ids=["rate", "phase"])
+def test_what_silence_is_worth_is_no_spike(neuron, engine):
+    ann, x = Residual().eval(), torch.randn(5, 1, 8, 8)
+    snn = ts.convert(ann, ts.RobustNorm().using(neuron=neuron), calibration=[x])
+    sent = {}
+    for name, module in snn.graph.named_modules():
+        if isinstance(module, Neuron):
+            module.register_forward_hook(lambda neuron, _, found, name=name: sent.__setitem__(name, (neuron, found[0])))
+    counts = run(snn, x, 6, steps_per_call=6, engine=engine)
+    for (module, emitted), spikes in zip(sent.values(), counts.spikes.values(), strict=True):
+        e = emitted.double() / module.threshold
+        if emitted.dtype is torch.uint8:
+            e = emitted.double() - module.model.zero
+        before = [
+            torch.full_like(e[0], neuron.rest),
+            *((e.cumsum(0)[t] / (t + 1) if neuron.holds else e[0] * 0 + neuron.rest) for t in range(5)),
+        ]
+        wanted = [float(((now - held).abs() > 1e-4).sum()) for now, held in zip(e, before, strict=True)]
+        assert spikes == wanted
+        assert 0 < sum(wanted) < e.numel()
+    if neuron.holds:
+        return
+    every = {name: layer for name, layer in counts.operations.items()}
+    assert all(0 < sum(row) < 6 * counts.dense[name] for name, row in every.items())
+
+
+def test_pooled_silence_is_no_spike():
+    ann = nn.Sequential(
+        nn.Identity(),
+        nn.ReLU(),
+        nn.AvgPool2d(3, 2, padding=1),
+        nn.Conv2d(2, 3, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(75, 2),
+    )
+    x = torch.rand(4, 2, 10, 10)
+    snn = ts.convert(ann.eval(), ts.RobustNorm().using(neuron=RESTING[0]), calibration=[x])
+    module = next(module for module in snn.graph.modules() if isinstance(module, Neuron))
+    silent = module.threshold.expand(1, 2, 10, 10).repeat(4, 1, 1, 1)  # a constant current that makes every step silent
+    assert run(snn, silent, 3, steps_per_call=3, engine="float").operations["3"] == [0.0, 0.0, 0.0]
+    silent[0, 0, 5, 5] = 0.0  # read by four windows, each of which is read by three outputs
+    assert run(snn, silent, 3, steps_per_call=3, engine="float").operations["3"] == [12.0, 12.0, 12.0]
+
+
+@pytest.mark.parametrize("method", [
+    ts.LTB(batches=5), ts.Differential(6, batches=3), ts.Parallel(time_steps=6), *(ts.RobustNorm().using(neuron=neuron) for neuron in RESTING),
+])  # fmt: skip
 def test_neither_the_chunk_nor_the_batch_nor_the_checkpoints_change_the_counts(method):
     x = torch.randn(6, 1, 8, 8, dtype=torch.float64)
     snn = ts.convert(Residual().double().eval(), method, calibration=[x])

@@ -13,6 +13,7 @@ from tospike.run.half import HalfLayer
 NEURONS = {
     "binary": ts.NeuronModel(),
     "graded, signed": ts.NeuronModel(capacity=4, levels="nearest", signed=True),
+    "silence worth one of two": ts.NeuronModel(capacity=2, signed=True, rest=1),
     "differential": ts.NeuronModel(signed=True, code="differential"),
 }
 

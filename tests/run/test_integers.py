@@ -122,6 +122,7 @@ class Mixed(nn.Module):
 
 NEURONS = {
     "binary": ts.NeuronModel(), "graded": ts.NeuronModel(capacity=5), "ternary": ts.NeuronModel(signed=True),
+    "silence worth a spike": ts.NeuronModel(signed=True, rest=1),
     "graded, signed": ts.NeuronModel(capacity=3, signed=True), "nearest": ts.NeuronModel(capacity=6, signed=True, levels="nearest"),
     "successive": ts.NeuronModel(capacity=4, levels="successive"),
 }  # fmt: skip

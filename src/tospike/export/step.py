@@ -148,12 +148,14 @@ class Step(nn.Module):
             wanted = neuron.function(charge) if neuron.homogeneous else t * neuron.function(charge / t)
         if neuron.model.total is not None:
             wanted = wanted.minimum(neuron.model.total * theta)
+        rest = neuron.model.rest * theta
         held = torch.zeros_like(t)
         if neuron.model.holds:
             held = torch.where(t > 1, 1.0 / (t - 1).clamp_min(1.0), held)
+            rest = torch.where(t > 1, 0.0, rest)
             theta = theta * (1.0 if neuron.model.code == "differential" else t * neuron.model.ratio ** (t - 1))
-        u = wanted - (1.0 + held) * sent + neuron.start.to(charge.dtype) * theta
-        emission = emit(u, theta, neuron.model) + held * sent
+        u = wanted - (1.0 + held) * sent + neuron.start.to(charge.dtype) * theta - rest
+        emission = emit(u, theta, neuron.model) + held * sent + rest
         after[f"v_{node.name}"], after[f"sent_{node.name}"] = charge, sent + emission
         return emission
 

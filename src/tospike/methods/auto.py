@@ -16,6 +16,7 @@ from tospike.parts.refiners import ChannelBias, Potential, Refiner, StepBias
 Spikes = Literal["binary", "ternary", "graded"]
 SPIKES: tuple[Spikes, ...] = ("binary", "ternary", "graded")
 LEVELS = 15  # of a graded neuron in one step: 0 to 14, or with signs -7 to 7
+FEW_STEPS = 3  # up to which ternary spikes are better spent on more levels than on taking back what was too much
 FLOOR = 0.7  # of graded spikes, whose fine levels channels can spare for what calibration data did not show
 
 
@@ -25,14 +26,16 @@ class Auto(Corrected):
     """Least-error thresholds for T steps, with the neuron and the corrections that measured best for the kind of spikes.
 
     Binary: integrate-and-fire, weights fitted to converted inputs, a bias per channel and step. Ternary: signed neurons, weights and
-    biases as with binary ones; phase code, finer in front than behind, or the code that fits each layer best, whichever comes closer to
-    the ANN on the calibration data. Graded: 15 levels per step, no threshold of a channel far below those of its layer; from T = 2 on signed
-    and in phase code of ratio 1/2, whose first step reaches all activations, with weights and biases as above.
+    biases as with binary ones; phase code, finer in front than behind, or the code that fits each layer best, or, at T up to 3, rate code in which
+    silence is worth a spike, so that the mean has twice as many levels: whichever comes closest to the ANN on the calibration data. Graded: 15 levels
+    per step, no threshold of a channel far below those of its layer; from T = 2 on signed and in phase code of ratio 1/2, whose first step
+    reaches all activations, with weights and biases as above.
 
     Attributes:
         time_steps: T that will be run.
         spikes: What one step of a neuron may carry: ``"binary"``, ``"ternary"`` or ``"graded"``.
-        code: Of ternary spikes: ``"taper"`` (see `tospike.parts.phase.Taper`), ``"fit"`` (`FitCode`), ``"rate"``; None tries the first two.
+        code: Of ternary spikes: ``"taper"`` (see `tospike.parts.phase.Taper`), ``"fit"`` (`FitCode`), ``"rate"``, or ``"rest"``, rate code in which
+            silence is worth a spike and a negative one nothing; None tries what is known to be good at T.
         step_biases: Whether biases may differ from step to step. Without, there is one per channel, as chips and NIR files know it, and binary
             neurons have a potential each; this loses more.
         iterations: Steps of gradient descent that bring the whole network closer to the ANN (`tospike.parts.descent.Descent`), each on one calibration
@@ -49,13 +52,13 @@ class Auto(Corrected):
 
     time_steps: int = 8
     spikes: Spikes = "ternary"
-    code: Literal["taper", "fit", "rate"] | None = None
+    code: Literal["taper", "fit", "rate", "rest"] | None = None
     step_biases: bool = True
     iterations: int = 0
 
     def limits(self) -> tuple[Rule, ...]:
         """Return the rules of the settings."""
-        codes = ("taper", "fit", "rate", None) if self.spikes == "ternary" else (None,)
+        codes = ("taper", "fit", "rate", "rest", None) if self.spikes == "ternary" else (None,)
         return (
             *super().limits(),
             ("spikes", self.spikes, self.spikes in SPIKES, f"one of {SPIKES}", "ternary"),
@@ -65,10 +68,12 @@ class Auto(Corrected):
         )
 
     def candidates(self) -> tuple[Method, ...]:
-        """Return both ways to a code where none was chosen."""
-        if self.spikes != "ternary" or self.code is not None or self.time_steps == 1:
+        """Return the codes that are known to be good at T, where none was chosen."""
+        if self.spikes != "ternary" or self.code is not None:
             return (self,)
-        return replace(self, code="taper"), replace(self, code="fit")
+        rest = (replace(self, code="rest"),) if self.time_steps <= FEW_STEPS else ()
+        fit = (replace(self, code="fit"),) if self.time_steps > 1 else ()  # one step can be laid out in one way
+        return *rest, replace(self, code="taper"), *fit
 
     def parts(self) -> Parts:
         """Choose neuron and corrections by the kind of spikes; start at half the threshold."""
@@ -91,8 +96,8 @@ class Auto(Corrected):
         if self.spikes == "binary":
             return NeuronModel(), (Reconstruct(), bias) if self.step_biases else (Reconstruct(), bias, Potential())
         if self.spikes == "ternary":
-            if self.code == "rate":
-                return NeuronModel(signed=True), (Reconstruct(), bias)
+            if self.code in ("rate", "rest"):
+                return NeuronModel(signed=True, rest=int(self.code == "rest")), (Reconstruct(), bias)
             choice = FitCode() if self.code == "fit" else Taper()
             return NeuronModel(signed=True, code="phase"), (Reconstruct(), choice, bias)
         if self.time_steps == 1:  # there is nothing to take back

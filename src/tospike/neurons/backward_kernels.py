@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from tospike.neurons.chunk import FINEST, GOAL, HELD, HIGH, KEPT, LOW, SLOPE, TOTAL, WORTH, Flags
+from tospike.neurons.chunk import FINEST, GOAL, HELD, HIGH, KEPT, LOW, REST, SLOPE, TOTAL, WORTH, Flags
 from tospike.neurons.kernels import OPTIONS, VARYING, Array, number_of, phase_of, spread
 
 BLOCK = 1024  # neurons; all steps of a block stay in the second-level cache
@@ -25,7 +25,7 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., None]:
         biased: Whether a bias is added at each step.
         shape: That of the surrogate, one of `tospike.neurons.surrogate.SHAPES`.
     """
-    _, _, signed, remembers, has_gain, _, joined = flags
+    _, _, signed, rests, remembers, has_gain, _, joined = flags
     triangle = shape == "triangle"
 
     @numba.njit(**OPTIONS)
@@ -73,7 +73,7 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., None]:
         zero, one, half, slope = number(0), number(1), number(0.5), number(alpha)
         infinite = number(np.inf)
         low, high, finest, leak, total = limits[LOW], limits[HIGH], limits[FINEST], limits[SLOPE], limits[TOTAL]
-        reach, held, kept, worth = zero, zero, one, one
+        reach, held, kept, worth, rest = zero, zero, one, one, zero
         b = np.zeros(END, limits.dtype)
         phases = np.full(VARYING, -1)
         # For each step u/θ, and how much of a change of the charge is one of the goal; infinite where the goal is the largest sum, which depends on θ.
@@ -98,6 +98,8 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., None]:
                     spread(bias[min(done + t, len(bias) - 1)], inner[len(parameters)], at, b[BIAS : BIAS + n])
                 if signed:
                     reach, held, kept, worth = steps[t, GOAL], steps[t, HELD], steps[t, KEPT], steps[t, WORTH]
+                if rests:
+                    rest = steps[t, REST]
                 for j in range(n):
                     current = number(number_of(here[j]))
                     if joined:
@@ -116,11 +118,15 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., None]:
                         goal = min(goal, total * top)
                         top = top * worth
                         u = (goal - b[SENT + j] * kept) + b[START + j] * top
+                    if rests:
+                        u = u - b[THETA + j] * rest
                     scale = top * finest
                     r = u / scale
                     ratio[t, j] = r
                     level = min(max(np.floor(r), low), high)
                     emission = level * scale
+                    if rests:
+                        emission = emission + b[THETA + j] * rest
                     if signed:
                         b[SENT + j] = b[SENT + j] + (emission + b[SENT + j] * held)
                     else:
@@ -135,6 +141,8 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., None]:
                 write = by_x[at + t * size : at + t * size + n]
                 if signed:
                     held, kept, worth = steps[t, HELD], steps[t, KEPT], steps[t, WORTH]
+                if rests:
+                    rest = steps[t, REST]
                 for j in range(n):
                     by_emission = b[BY_SENT + j]
                     if len(given):
@@ -154,7 +162,10 @@ def retreater(flags: Flags, *, biased: bool, shape: str) -> Callable[..., None]:
                         b[BY_SENT + j] = (b[BY_SENT + j] + by_emission * held) - by_u * kept
                         bound = passed[t, j] == infinite
                         of_goal = by_u * total if bound else zero
-                        b[BY_THETA + j] = b[BY_THETA + j] + ((by_unit + by_u * b[START + j]) * worth + of_goal)
+                        of_rest = (by_emission - by_u) * rest if rests else zero
+                        b[BY_THETA + j] = b[BY_THETA + j] + (
+                            (by_unit + by_u * b[START + j]) * worth + of_goal + of_rest
+                        )
                         b[BY_V + j] = b[BY_V + j] + (zero if bound else by_u * passed[t, j])
                     else:
                         b[BY_THETA + j] = b[BY_THETA + j] + by_unit

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BINARY, FLOOR, NEAREST = range(3)  # how a potential becomes a level
 LOW, HIGH, FINEST, SLOPE, TOTAL, TWO_THIRDS, SILENCE, SILENCE_OF_OTHER = range(8)  # places in `limits`
-GOAL, HELD, KEPT, WORTH = range(4)  # columns of `per_step`
+GOAL, HELD, KEPT, WORTH, REST = range(5)  # columns of `per_step`
 
 Parameter = tuple[Tensor, int]
 
@@ -31,6 +31,7 @@ class Flags(NamedTuple):
         kind: How a potential becomes a level: `BINARY`, `FLOOR` or `NEAREST`.
         powers: Of nearest levels, how many powers of two there are; of others 1.
         signed: Whether neurons track a goal that is a function of all charge.
+        rests: Whether silence is worth something.
         remembers: Whether the sum of what was sent is kept.
         has_gain: Whether emissions are multiplied.
         levels: Whether levels are written instead of what they are worth.
@@ -40,6 +41,7 @@ class Flags(NamedTuple):
     kind: int
     powers: int
     signed: bool
+    rests: bool
     remembers: bool
     has_gain: bool
     levels: bool
@@ -56,8 +58,8 @@ class Chunk:
         done: How many steps were done before.
         flags: What kind of neurons.
         limits: Numbers that hold for all neurons and steps, see `LOW` and what follows it.
-        per_step: For each step the largest goal, the share of the sum that the receiver holds, that plus 1, and the worth of a spike
-            ``[steps, 4]``; empty for neurons that need none of them.
+        per_step: For each step the largest goal, the share of the sum that the receiver holds, that plus 1, the worth of a spike, and that of
+            silence ``[steps, 5]``; empty for neurons that need none of them.
         current: The currents, and how far the next step's is; 0 for a current that is constant.
         other: The same of a second current, or of levels of other neurons; empty when there is none.
         parameters: θ, v(0) in θ, gain, worth of a level of `other`, potential and sum before the chunk. Each has for neuron i the value
@@ -119,11 +121,12 @@ class Chunk:
             kind = BINARY
         written = integers_for(currents) if levels else dtype
         flags = Flags(
-            kind, model.capacity if kind == NEAREST else 1, model.signed, state.sent is not None, gain is not None, levels, other is not None
+            kind, model.capacity if kind == NEAREST else 1, model.signed, model.rest > 0, state.sent is not None, gain is not None, levels,
+            other is not None,
         )  # fmt: skip
-        silence = model.silence if written is torch.uint8 else 0
+        silence = model.rest + (model.zero if written is torch.uint8 else 0)
         limits = _constants(_limits(neuron, silence, getattr(other, "zero", 0)), dtype, device)
-        per_step = _constants(_per_step(neuron, state.steps, steps), dtype, device).view(-1, 4)
+        per_step = _constants(_per_step(neuron, state.steps, steps), dtype, device).view(-1, 5)
         out_row, out = layout.empty(steps, written)
         *_, (held, _), (held_sum, _) = parameters
         potential_row, potential = layout.room(held, overwrite)
@@ -253,7 +256,7 @@ def _per_step(neuron: Neuron, done: int, steps: int) -> tuple[float, ...]:
     rows: list[float] = []
     for t in range(done + 1, done + steps + 1) if model.signed else ():
         held = 1.0 / (t - 1) if model.holds and t > 1 else 0.0
-        rows += (t * cap, held, 1.0 + held, t * model.worth(t) if model.holds else 1.0)
+        rows += (t * cap, held, 1.0 + held, t * model.worth(t) if model.holds else 1.0, model.rest_at(t))
     return tuple(rows)
 
 

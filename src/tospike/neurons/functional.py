@@ -82,12 +82,13 @@ def track_step(
     threshold: Tensor,
     emission_of: Callable[[Tensor, Tensor], Tensor],
     done: int | None = None,
+    rest: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Emit what is missing to a goal that is a function of all charge so far, and remember what was sent.
 
-    ``u = goal(Q_t) + v(0) − S_{t−1} − h``;  ``e = h + emit(u)``;  ``S_t = S_{t−1} + e``. With codes whose receiver holds the mean so far,
-    ``h = S_{t−1}/(t − 1)`` and spikes only change it; else h = 0. With ``goal = max(Q, 0)``, uniform levels and
-    no limit per step, ``S_t = θ·max(0, ⌊(Q_t + v(0))/θ⌋)``: a function of the charge alone, so no order of arrival matters.
+    ``u = goal(Q_t) + v(0) − S_{t−1} − h``;  ``e = h + emit(u)``;  ``S_t = S_{t−1} + e``. What silence is worth is h: 0, or the rest; with codes whose
+    receiver holds the mean so far, ``h = S_{t−1}/(t − 1)`` behind the first step, and spikes only change it. With h = 0, ``goal = max(Q, 0)``, uniform levels
+    and no limit per step, ``S_t = θ·max(0, ⌊(Q_t + v(0))/θ⌋)``: a function of the charge alone, so no order of arrival matters.
 
     Args:
         charge: v(0), the potential before the first step ``[...]``, in units of the ANN's activation.
@@ -96,12 +97,13 @@ def track_step(
         threshold: θ, broadcastable to one sample, same unit.
         emission_of: Returns the emission for a potential and θ: `emit` of a signed neuron, or one that has gradients.
         done: Steps done, t − 1, where the receiver holds the mean; None where it does not.
+        rest: What silence is worth at this step, broadcastable to one sample, same unit; None for nothing.
 
     Returns:
         The emission and the new sum of emissions, both ``[N, ...]``.
 
     Source: Wang, Zhang, Chen and Qu, "Signed neuron with memory", IJCAI 2022. Differs from the paper in: the goal may be any
-    function, so that leaky and smooth activations have neurons too; v(0) = θ/2; several levels per step.
+    function, so that leaky and smooth activations have neurons too; v(0) = θ/2; several levels per step; silence may be worth something.
 
     Example:
         >>> ternary = lambda u, theta: emit(u, theta, NeuronModel(signed=True))
@@ -111,9 +113,12 @@ def track_step(
     held = (
         1.0 / done if done else 0.0
     )  # each product is rounded before it is added, so that all ways to compute this agree
-    emission = emission_of((goal - (sent * (1.0 + held) if held else sent)).add_(charge), threshold)
+    missing = (goal - (sent * (1.0 + held) if held else sent)).add_(charge)
+    emission = emission_of(missing if rest is None else missing.sub_(rest), threshold)
     if held:
         emission = emission.add_(sent * held)
+    if rest is not None:
+        emission = emission.add_(rest)
     return emission, sent + emission
 
 

@@ -27,6 +27,7 @@ from tospike.neurons.chunk import (
     HIGH,
     KEPT,
     LOW,
+    REST,
     SILENCE,
     SILENCE_OF_OTHER,
     SLOPE,
@@ -101,7 +102,7 @@ def stepper(flags: Flags, *, weighed: bool, biased: bool) -> Callable[..., None]
         weighed: Whether the second current is levels of another Site's neurons.
         biased: Whether a bias is added at each step.
     """
-    kind, powers, signed, remembers, has_gain, levels, joined = flags
+    kind, powers, signed, rests, remembers, has_gain, levels, joined = flags
 
     @numba.njit(**OPTIONS)
     def advance(  # noqa: C901  (one pass over memory is one function)
@@ -129,8 +130,8 @@ def stepper(flags: Flags, *, weighed: bool, biased: bool) -> Callable[..., None]
             shape: Number of neurons, of steps in the chunk, of steps done before.
             limits: Lowest and highest level, what a level is worth in θ, slope below 0, largest sum in θ (or infinity), 2/3, the integers
                 that stand for silence in `out` and `other`.
-            steps: For each step the largest goal, the share of the sum that the receiver holds, that plus 1, and the worth of a spike.
-                Only signed neurons have them.
+            steps: For each step the largest goal, the share of the sum that the receiver holds, that plus 1, the worth of a spike, and that of
+                silence. Only signed neurons have them.
             x: Currents, steps one after the other.
             x_moves: Where the next step's current is; 0 for one that is constant.
             other: Currents that are added, or levels of another Site's neurons.
@@ -147,7 +148,7 @@ def stepper(flags: Flags, *, weighed: bool, biased: bool) -> Callable[..., None]
         zero, one = number(0), number(1)
         low, high, finest, slope, total = limits[LOW], limits[HIGH], limits[FINEST], limits[SLOPE], limits[TOTAL]
         silence, silence_of_other, two_thirds = limits[SILENCE], limits[SILENCE_OF_OTHER], limits[TWO_THIRDS]
-        reach, held, kept, worth = zero, zero, one, one
+        reach, held, kept, worth, rest = zero, zero, one, one, zero
         b = np.empty(BIAS + BLOCK, limits.dtype)
         phases = np.full(
             VARYING, -1
@@ -170,6 +171,8 @@ def stepper(flags: Flags, *, weighed: bool, biased: bool) -> Callable[..., None]
                     spread(bias[min(done + t, len(bias) - 1)], inner[len(parameters)], at, b[BIAS : BIAS + n])
                 if signed:
                     reach, held, kept, worth = steps[t, GOAL], steps[t, HELD], steps[t, KEPT], steps[t, WORTH]
+                if rests:
+                    rest = steps[t, REST]
                 for j in range(n):
                     current = number(number_of(here[j]))
                     if weighed:
@@ -186,6 +189,8 @@ def stepper(flags: Flags, *, weighed: bool, biased: bool) -> Callable[..., None]
                         goal = min(goal, total * top)
                         top = top * worth
                         u = (goal - b[SENT + j] * kept) + b[START + j] * top
+                    if rests:
+                        u = u - b[THETA + j] * rest
                     scale = top * finest
                     if kind == BINARY:
                         level = one if u >= top else zero
@@ -198,6 +203,8 @@ def stepper(flags: Flags, *, weighed: bool, biased: bool) -> Callable[..., None]
                         emission = emission + b[SENT + j] * held
                     else:
                         b[V + j] = u - emission
+                    if rests:
+                        emission = emission + b[THETA + j] * rest
                     if remembers:
                         b[SENT + j] = b[SENT + j] + emission
                     if levels:

@@ -16,8 +16,9 @@ class Levels:
     Attributes:
         values: Integers ``[N, ...]``: of 8 bits without sign, which units for integer arithmetic take, or in half precision.
         unit: Worth of one level, broadcastable to one sample, in units of the ANN's activation.
-        zero: Which integer stands for silence; above 0 where levels are signed.
+        zero: Which integer is worth nothing; above 0 where levels are signed.
         largest: Largest level, of either sign.
+        rest: Which level is silence.
 
     Example:
         >>> Levels(torch.tensor([[1, 2]], dtype=torch.uint8), torch.tensor(0.5), zero=1, largest=1).emission()
@@ -28,13 +29,14 @@ class Levels:
     unit: Tensor
     zero: int
     largest: int
+    rest: int = 0
 
     def emission(self) -> Tensor:
         """Return what was emitted ``[N, ...]``, in units of the ANN's activation."""
         return self.levels(self.unit.dtype).mul_(self.unit)
 
     def levels(self, dtype: torch.dtype) -> Tensor:
-        """Return the levels ``[N, ...]``, 0 for silence, as numbers of a type."""
+        """Return the levels ``[N, ...]`` as numbers of a type."""
         levels = self.values.to(dtype)  # signed integers wrap around below 128 + zero, and back again
         return levels.sub_(self.zero) if self.zero else levels
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from tospike.errors import is_count, is_within, refuse_together, require
@@ -51,6 +51,8 @@ class NeuronModel:
             successive levels are the same, of which each may be emitted once in a step.
         signed: The neuron remembers what it has sent and takes back, with negative spikes, what was too much.
         levels: ``"uniform"``, or ``"nearest"`` or ``"successive"`` for powers of two.
+        rest: What silence is worth, in θ: at every step with rate code, at the first one with codes whose receiver holds the mean. Negative spikes
+            then say what is below it, so that the same spikes tell more levels of an activation apart, and silence is not free of meaning.
         total: Largest number of spikes over a whole run, in units of θ; None for no limit.
         synchronous: A layer waits for all T steps of the layer before, then sends the count that all its input is worth.
         code: What a spike at step t is worth: θ (``"rate"``); a change of the mean by θ/t (``"differential"``) or by θ·ratio^(t−1)
@@ -72,6 +74,7 @@ class NeuronModel:
     capacity: int = 1
     signed: bool = False
     levels: LevelSet = "uniform"
+    rest: int = 0
     total: int | None = None
     synchronous: bool = False
     code: Code = "rate"
@@ -86,6 +89,13 @@ class NeuronModel:
             ("capacity", self.capacity, is_count(self.capacity), "an integer >= 1", 1),
             ("levels", self.levels, self.levels in LEVEL_SETS, f"one of {LEVEL_SETS}", "uniform"),
             ("code", self.code, self.code in CODES, f"one of {CODES}", "rate"),
+            (
+                "rest",
+                self.rest,
+                self.rest == 0 or (is_count(self.rest) and self.rest <= self.capacity),
+                "an integer from 0 to the capacity",
+                0,
+            ),
             ("total", self.total, self.total is None or is_count(self.total), "an integer >= 1, or None", None),
             ("ratio", self.ratio, self.ratio == 0.5 or is_within(self.ratio, 0.5, 1), "a number in [0.5, 1]", 0.7),
             ("pre", self.pre, self.pre is None or isinstance(self.pre, PreRun), "a PreRun, or None", None),
@@ -94,6 +104,8 @@ class NeuronModel:
         binary = self.capacity == 1 and not self.signed
         exclusions = (
             (self.total is not None and not tracks, "total=", "neurons without memory of what they sent", "signed=True"),
+            (self.rest > 0 and not tracks, f"rest={self.rest}", "neurons that cannot say that they are below it", "signed=True, synchronous=False"),
+            (self.rest > 0 and self.levels != "uniform", f"rest={self.rest}", f"levels={self.levels!r}", "levels='uniform'"),
             (self.holds and not tracks, f"code={self.code!r}", "neurons that cannot send negative changes",
              "signed=True, synchronous=False"),
             (self.code in ("bits", "first") and not self.synchronous, f"code={self.code!r}", "causal neurons, which do not know their count yet",
@@ -109,6 +121,13 @@ class NeuronModel:
              "the default neuron"),
         )  # fmt: skip
         refuse_together("Parts of the neuron", repr(self), exclusions)
+
+    def __repr__(self) -> str:
+        """Show what differs from integrate-and-fire with binary spikes."""
+        chosen = (
+            f"{one.name}={getattr(self, one.name)!r}" for one in fields(self) if getattr(self, one.name) != one.default
+        )
+        return f"NeuronModel({', '.join(chosen)})"
 
     @property
     def spikes(self) -> Literal["binary", "ternary", "graded"]:
@@ -133,9 +152,14 @@ class NeuronModel:
         return 2 ** (self.capacity - 1) if self.levels == "nearest" else self.sizes
 
     @property
-    def silence(self) -> int:
-        """Which integer without sign stands for no emission, where levels are written as integers."""
-        return self.largest if self.signed else 0
+    def zero(self) -> int:
+        """Which integer without sign stands for an emission of 0, where levels are written as integers; silence is `rest` above it."""
+        return self.largest - self.rest if self.signed else 0
+
+    @property
+    def sends_below_zero(self) -> bool:
+        """Whether the mean emission can be negative."""
+        return self.signed and (self.holds or self.rest < self.capacity)
 
     @property
     def pre_steps(self) -> int:
@@ -164,6 +188,10 @@ class NeuronModel:
         """
         return 1.0 / t if self.code == "differential" else max(self.ratio ** (t - 1), FINEST)
 
+    def rest_at(self, t: int) -> int:
+        """Return what silence is worth at step t, from 1, in θ; a mean that the receiver holds aside."""
+        return self.rest if t == 1 or not self.holds else 0
+
     def reach(self, time_steps: int) -> float:
         """Return the largest mean emission over T steps, as a share of θ.
 
@@ -175,7 +203,16 @@ class NeuronModel:
         """
         powers = 2.0 - 0.5 ** (self.capacity - 1)
         largest = {"uniform": float(self.capacity), "nearest": 1.0, "successive": powers}[self.levels]
-        return largest * (sum(map(self.worth, range(1, time_steps + 1))) if self.holds else 1.0)
+        return largest * (sum(map(self.worth, range(1, time_steps + 1))) if self.holds else 1.0) + self.rest
+
+    def depth(self, time_steps: int) -> float:
+        """Return how far below 0 the mean emission over T steps can be, as a share of θ; 0 where it cannot.
+
+        Example:
+            >>> NeuronModel().depth(4), NeuronModel(signed=True).depth(4), NeuronModel(signed=True, rest=1).depth(4)
+            (0.0, 1.0, 0.0)
+        """
+        return self.reach(time_steps) - 2 * self.rest if self.signed else 0.0
 
     def counts(self, time_steps: int) -> int:
         """Return N, the number of levels above 0 that the mean emission over T steps can have, equally far apart.
@@ -189,7 +226,7 @@ class NeuronModel:
         if self.code == "bits":
             return int(2**time_steps) - 1
         per_step: dict[LevelSet, int] = {
-            "uniform": self.capacity,
+            "uniform": self.capacity + self.rest,
             "nearest": 2 ** (self.capacity - 1),
             "successive": 2**self.capacity - 1,
         }

@@ -192,13 +192,18 @@ class Neuron(nn.Module):
         emitted = torch.stack(steps)
         if levels:
             integers = (emitted / self._level(emitted)).round_()
-            return (integers.add_(self.model.silence) if written is torch.uint8 else integers).to(written), state
+            return (integers.add_(self.model.zero) if written is torch.uint8 else integers).to(written), state
         return self._gained(emitted), state
 
     @property
     def unit(self) -> Tensor:
         """What one level is worth, broadcastable to one sample: ``θ`` for uniform levels, else the smallest; times the gain."""
         return self._gained(self._level(self.threshold))
+
+    @property
+    def silence(self) -> Tensor:
+        """What silence is worth, at the first step where the receiver holds the mean; broadcastable to one sample."""
+        return self._gained(self.threshold * self.model.rest)
 
     def _level(self, like: Tensor) -> Tensor:
         theta = self.threshold.to(like.dtype)
@@ -235,8 +240,8 @@ class Neuron(nn.Module):
     def by_rate(self, current: Tensor, emitted: Tensor, time_steps: int) -> Tensor:
         """Return what was emitted, as if it were a clip of the mean current: with the gradients that this would have.
 
-        ``ē = θ·(r + [ē/θ − r])``, ``r = clip(f(z̄ + (v(0) − [v(0)])/T)/θ, −ρ, ρ)`` with ρ the reach; brackets pass no gradient. So ``∂ē/∂z̄ = f'`` inside
-        and 0 outside, ``∂ē/∂θ = ē/θ − z̄/θ`` inside and ē/θ outside.
+        ``ē = θ·(r + [ē/θ − r])``, ``r = clip(f(z̄ + (v(0) − [v(0)])/T)/θ, −δ, ρ)`` with ρ and δ reach and depth; brackets pass no
+        gradient. So ``∂ē/∂z̄ = f'`` inside and 0 outside, ``∂ē/∂θ = ē/θ − z̄/θ`` inside and ē/θ outside.
 
         Args:
             current: z̄, the mean current over T steps ``[N, ...]``.
@@ -253,21 +258,22 @@ class Neuron(nn.Module):
         rate, reach = (self.function(mean) if tracks else functional.relu(mean)) / theta, self.model.reach(time_steps)
         rate = reach - functional.relu(reach - rate)  # nothing passes where the bound is reached exactly
         if self.model.signed:
-            rate = functional.relu(rate + reach) - reach
+            depth = self.model.depth(time_steps)
+            rate = functional.relu(rate + depth) - depth
         sent = emitted.detach() / theta.detach()
         if self.gain is not None:
             sent = sent / self.gain.to(current.dtype)
         return self._gained(theta * (rate + (sent - rate).detach()))
 
     def clipped(self, current: Tensor, time_steps: int) -> Tensor:
-        """Return the activation of the ANN, clipped at what the neurons can send: ``clip(f(z̄), −ρθ, ρθ)``, ρ the reach over T steps.
+        """Return the activation of the ANN, clipped at what the neurons can send: ``clip(f(z̄), −δθ, ρθ)``, ρ and δ reach and depth over T steps.
 
         Args:
             current: z̄, the mean current over T steps ``[N, ...]``.
             time_steps: T.
         """
-        reach = self.model.reach(time_steps) * self.threshold
-        return self.function(current).minimum(reach).maximum(-reach)  # type: ignore[no-any-return]
+        reach, depth = (limit(time_steps) * self.threshold for limit in (self.model.reach, self.model.depth))
+        return self.function(current).minimum(reach).maximum(-depth)  # type: ignore[no-any-return]
 
     def at_step(self, counted: Tensor, time_steps: int, t: int) -> Tensor:
         """Return what is sent for a count ``[N, ...]`` at step t; see `tospike.neurons.codes.at_step`."""
@@ -312,10 +318,11 @@ class Neuron(nn.Module):
         wanted = goal(charge, t, self.function, homogeneous=self.homogeneous)
         if self.model.total is not None:
             wanted = wanted.minimum(self.model.total * theta)
+        rest = self.model.rest_at(t) * theta if self.model.rest_at(t) else None
         if self.model.holds:  # a change of the mean counts t times in the sum over t steps
             theta = theta * (t * self.model.worth(t))
         done = state.steps if self.model.holds else None
-        emission, sent = track_step(self.start.to(x.dtype) * theta, state.sent, wanted, theta, self._emit, done)
+        emission, sent = track_step(self.start.to(x.dtype) * theta, state.sent, wanted, theta, self._emit, done, rest)
         return emission, State(t, charge, sent)
 
     def _emit(self, u: Tensor, theta: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ BINARY, FLOOR = tl.constexpr(names.BINARY), tl.constexpr(names.FLOOR)
 LOW, HIGH, FINEST, SLOPE = (tl.constexpr(i) for i in (names.LOW, names.HIGH, names.FINEST, names.SLOPE))
 TOTAL, TWO_THIRDS, SILENCE = (tl.constexpr(i) for i in (names.TOTAL, names.TWO_THIRDS, names.SILENCE))
 SILENCE_OF_OTHER = tl.constexpr(names.SILENCE_OF_OTHER)
-GOAL, HELD, KEPT, WORTH = (tl.constexpr(i) for i in (names.GOAL, names.HELD, names.KEPT, names.WORTH))
+GOAL, HELD, KEPT, WORTH, REST = (tl.constexpr(i) for i in (names.GOAL, names.HELD, names.KEPT, names.WORTH, names.REST))
 
 
 def advance(chunk: Chunk) -> None:
@@ -43,7 +43,7 @@ def arguments(chunk: Chunk) -> dict[str, Any]:
         "current": current, "other": other, "limits": chunk.limits, "per_step": chunk.per_step,
         "out": chunk.out, "potential_out": chunk.potential, "sent_out": chunk.sent,
         "cells": chunk.cells, "steps": chunk.steps, "done": chunk.done, "rows": len(chunk.bias[0]),
-        "kind": flags.kind, "signed": flags.signed, "remembers": flags.remembers, "has_gain": flags.has_gain, "levels": flags.levels,
+        "kind": flags.kind, "signed": flags.signed, "rests": flags.rests, "remembers": flags.remembers, "has_gain": flags.has_gain, "levels": flags.levels,
         "joined": flags.joined, "weighed": flags.joined and chunk.parameters[3][0].numel() > 0, "moves": moves > 0,
         "other_moves": other_moves > 0, "powers": flags.powers, "block": BLOCK,
     }  # fmt: skip
@@ -86,7 +86,7 @@ def _advance(
     theta_inner, start_inner, gain_inner, unit_inner, potential_inner, sent_inner, bias_inner,
     theta_length, start_length, gain_length, unit_length, potential_length, sent_length, bias_length,
     cells, steps, done, rows,
-    kind: tl.constexpr, signed: tl.constexpr, remembers: tl.constexpr, has_gain: tl.constexpr, levels: tl.constexpr,
+    kind: tl.constexpr, signed: tl.constexpr, rests: tl.constexpr, remembers: tl.constexpr, has_gain: tl.constexpr, levels: tl.constexpr,
     joined: tl.constexpr, weighed: tl.constexpr, moves: tl.constexpr, other_moves: tl.constexpr, powers: tl.constexpr,
     block: tl.constexpr,
 ):  # fmt: skip
@@ -133,13 +133,16 @@ def _advance(
             x = x + _parameter(bias + row, bias_inner, bias_length, cell, mask)
         if signed:
             v = v + x
-            step = per_step + 4 * t
+            step = per_step + 5 * t
             goal = tl.minimum(tl.where(v > 0.0, v, v * slope), tl.load(step + GOAL))
             top = threshold * tl.load(step + WORTH)
             u = (tl.minimum(goal, most) - s * tl.load(step + KEPT)) + v0 * top
         else:
             u = v + x
             top = threshold
+        if rests:
+            resting = threshold * tl.load(step + REST)
+            u = u - resting
         scale = top * finest
         if kind == BINARY:
             level = tl.where(u >= top, 1.0, 0.0).to(number)
@@ -153,6 +156,8 @@ def _advance(
             emission = emission + s * tl.load(step + HELD)
         else:
             v = u - emission
+        if rests:
+            emission = emission + resting
         if remembers:
             s = s + emission
         if levels:

@@ -103,7 +103,7 @@ class Spiking(Arithmetic):
     def emits_levels(self, neuron: Neuron) -> bool:
         """Tell whether the emissions of a Site fit into 8 bits, and mean the same at every step."""
         model = neuron.model
-        return not model.synchronous and not model.holds and model.silence + model.largest <= LARGEST
+        return not model.synchronous and not model.holds and model.zero + model.rest + model.largest <= LARGEST
 
     def compute(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
         """Compute one node, from levels where it can take them; what was left narrow for neurons is widened for other nodes."""
@@ -292,4 +292,10 @@ def _pooled(module: nn.Module, levels: Levels) -> Levels | None:
     total = parts[0].clone(memory_format=torch.preserve_format)
     for part in parts[1:]:
         total += part
-    return levels.with_values(total, unit=levels.unit / cells, zero=cells * levels.zero, largest=cells * levels.largest)
+    return levels.with_values(
+        total,
+        unit=levels.unit / cells,
+        zero=cells * levels.zero,
+        largest=cells * levels.largest,
+        rest=cells * levels.rest,
+    )

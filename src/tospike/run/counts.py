@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,9 @@ from tospike.graph.kinds import MOVES, Kind
 from tospike.graph.layers import CONVOLUTIONS, TRANSPOSED, WEIGHTED_FUNCTIONS
 from tospike.graph.walk import module_of
 from tospike.neurons.levels import Levels
+from tospike.neurons.modules import Neuron
 from tospike.run.arithmetic import FLOAT, Arithmetic
-from tospike.run.nodes import is_signal
+from tospike.run.nodes import call, is_signal
 from tospike.run.tally import tally
 from tospike.run.work import LayerWork, Meter, Part
 
@@ -28,7 +29,7 @@ SUMS = {"add", "iadd"}
 class Counts:
     """Counts of one or several runs over the same network; sums over samples, one number per time step.
 
-    A spike is one emission that is not zero, of whatever level. A synaptic operation is what one non-zero input of a layer causes
+    A spike is one emission that is not what silence is worth, of whatever level. A synaptic operation is what one non-zero input of a layer causes
     at one of its outputs. Where images are padded, multiply-adds count the padding as data, and so do synaptic operations, at
     the mean rate of the other synapses: their quotient is the exact number of spikes for each synapse. A layer that reads
     anything else than spikes (the input, currents that no neuron has turned into spikes, what analog operations give)
@@ -60,6 +61,9 @@ class Counts:
     _t: int = 0
     _sums: dict[str, Tensor] = field(default_factory=dict)  # of all that a node gave, where only changes count
     _tallies: dict[str, Tensor] = field(default_factory=dict, repr=False)  # of what nodes gave in this chunk
+    _silences: dict[fx.Node, Any] = field(
+        default_factory=dict, repr=False
+    )  # what nodes give while all neurons are silent
     _seen: set[str] = field(default_factory=set, repr=False)  # layers whose dense pass over this batch is counted
     _meter: Meter = field(default_factory=Meter, repr=False, compare=False)
     _arithmetic: Arithmetic = field(default=FLOAT, repr=False, compare=False)
@@ -69,7 +73,7 @@ class Counts:
         self._arithmetic = arithmetic
         self.samples += samples
         self._t = 0
-        self._sums, self._tallies = {}, {}
+        self._sums, self._tallies, self._silences = {}, {}, {}
         self._seen = set()
 
     def fresh(self) -> Counts:
@@ -78,7 +82,7 @@ class Counts:
 
     def end(self) -> None:
         """Forget what is only needed within a run."""
-        self._sums, self._tallies, self._arithmetic = {}, {}, FLOAT
+        self._sums, self._tallies, self._silences, self._arithmetic = {}, {}, {}, FLOAT
 
     def reduce(self) -> None:
         """Add what the other processes counted."""
@@ -162,8 +166,10 @@ class Counts:
     def _tally(self, source: fx.Node, x: Tensor | Levels, steps: int) -> Tensor:
         """Return how many values a node sent at each step and position ``[steps, positions]``; for several readers they are counted once."""
         if source.name not in self._tallies:
-            numbers, zero = (x.values, x.zero) if isinstance(x, Levels) else (self._sent(source, x, steps), 0)
-            self._tallies[source.name] = tally(numbers, steps, zero)
+            numbers, silence = (
+                (x.values, x.zero + x.rest) if isinstance(x, Levels) else (self._sent(source, x, steps), 0)
+            )
+            self._tallies[source.name] = tally(numbers, steps, silence)
         return self._tallies[source.name]
 
     def advance(self, steps: int) -> None:
@@ -194,17 +200,37 @@ class Counts:
                 self._add(getattr(self, name), key, torch.tensor([more], dtype=torch.float64))
 
     def _sent(self, source: fx.Node, x: Tensor, steps: int) -> Tensor:
-        """Return ``x`` with zeros where nothing is sent: where the receiver holds the mean, all that does not differ from it."""
-        if not source.meta.get("holds"):
+        """Return ``x`` with zeros where nothing is sent: all that does not differ from what silence is worth, or from the mean that the receiver holds."""
+        rests = any(neuron.model.rest for neuron in _neurons(source))
+        holds = source.meta.get("holds")
+        if not rests and not holds:
             return x
-        values = x.reshape(steps, -1)
-        before = self._sums.get(source.name, torch.zeros_like(values[0]))
-        sums = torch.cat([before[None], before + values.cumsum(0)])
-        self._sums[source.name] = sums[-1]
-        done = torch.arange(self._t, self._t + steps, device=x.device).clamp_min(1)[:, None]
-        changes = values - sums[:-1] / done
+        values = x.reshape(steps, -1, *x.shape[1:])
+        held = self._silence(source) if rests else torch.zeros_like(values[0])
+        if holds:
+            before = self._sums.get(source.name, torch.zeros_like(values[0]))
+            sums = torch.cat([before[None], before + values.cumsum(0)])
+            self._sums[source.name] = sums[-1]
+            done = torch.arange(self._t, self._t + steps, device=x.device).view(-1, *[1] * x.ndim)
+            held = torch.where(done > 0, sums[:-1] / done.clamp_min(1), held)
+        changes = values - held
         rounding = 32 * torch.finfo(x.dtype).eps * values.abs().amax()  # far below θ/2^(K−1), the smallest spike
         return changes.masked_fill(changes.abs() < rounding, 0.0).reshape(x.shape)
+
+    def _silence(self, node: fx.Node) -> Tensor:
+        """Return what a node gives for one sample while all neurons are silent."""
+        if node not in self._silences:
+            graph = node.graph.owning_module
+            assert graph is not None
+            neuron = module_of(graph, node)
+            if isinstance(neuron, Neuron):
+                self._silences[node] = neuron.silence.expand(1, *node.meta["site"].shape)
+            else:
+                self._silences[node] = call(
+                    graph, node, {source: self._silence(source) for source in node.all_input_nodes}
+                )
+        silence: Tensor = self._silences[node]
+        return silence
 
     def _add(self, table: dict[str, list[float]], key: str, values: Tensor) -> None:
         row = table.setdefault(key, [])
@@ -247,6 +273,18 @@ class Counts:
 
     def _per_sample(self, table: dict[str, list[float]], time_steps: int) -> float:
         return sum(sum(row[:time_steps]) for row in table.values()) / max(self.samples, 1)
+
+
+def _neurons(node: fx.Node) -> Iterator[Neuron]:
+    """Yield the neurons whose emissions a node is made of."""
+    graph = node.graph.owning_module
+    assert graph is not None
+    neuron = module_of(graph, node)
+    if isinstance(neuron, Neuron):
+        yield neuron
+    else:
+        for source in node.all_input_nodes:
+            yield from _neurons(source)
 
 
 def _numbers(value: Any) -> Any:

@@ -24,7 +24,7 @@ class HalfLayer:
     Args:
         module: The layer; its weights are not changed.
         unit: Worth of a level, for each input channel of a convolution or each input of a linear layer; or one for all.
-        zero: Which integer stands for silence.
+        zero: Which integer is worth nothing.
         number: Number format of the units.
         written: That of the output.
     """

@@ -70,7 +70,7 @@ class IntegerLayer:
     Args:
         module: The layer; its weights are not changed.
         unit: Worth of a level, for each input channel of a convolution or each input of a linear layer; or one for all.
-        zero: Which integer stands for silence.
+        zero: Which integer is worth nothing.
         largest: The largest level.
         digits: 1 or 2, of 8 bits each.
         written: Number format of the output, to which exact sums are rounded.

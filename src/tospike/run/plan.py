@@ -138,8 +138,8 @@ class Plan:
         emitted: Tensor = chunk.flatten(0, 1)
         if not levels:
             return emitted
-        silence = neuron.model.silence if emitted.dtype is torch.uint8 else 0
-        return Levels(emitted, neuron.unit, silence, neuron.model.largest)
+        model, zero = neuron.model, neuron.model.zero if emitted.dtype is torch.uint8 else 0
+        return Levels(emitted, neuron.unit, zero, model.largest + model.rest, model.rest)
 
     def settle(self, static: Values, time_steps: int) -> tuple[Values, dict[fx.Node, Tensor]]:
         """Run the body of a network of synchronous neurons on means over T steps, without a loop over time.
