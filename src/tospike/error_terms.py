@@ -77,8 +77,8 @@ class Flow:
     Attributes:
         current: z̄, the mean input current ``[N, ...]``, biases of the neurons left out, in units of the ANN's activation.
         emitted: ē, the mean emission, likewise.
-        fired: Whether a neuron sent anything in any step ``[N, ...]``.
-        always: Whether it did in every step.
+        fired: Whether a neuron sent anything but 0 in any step ``[N, ...]``.
+        always: Whether it was not silent in any step.
     """
 
     current: Tensor
@@ -109,13 +109,15 @@ class _Flows:
         current = (
             constant * len(emitted) if constant is not None else args[0].unflatten(0, (steps, -1))[skipped:].sum(0)
         )
-        sent = emitted != 0
+        neuron = module_of(self.snn.graph, node)
+        assert isinstance(neuron, Neuron)
+        fired, always = (emitted != 0).any(0), (emitted != (0 if neuron.model.holds else neuron.silence)).all(0)
         flow = self.flows.get(node)
         if flow is None:
-            self.flows[node] = Flow(current, emitted.sum(0), sent.any(0), sent.all(0))
+            self.flows[node] = Flow(current, emitted.sum(0), fired, always)
         else:
             flow.current, flow.emitted = flow.current + current, flow.emitted + emitted.sum(0)
-            flow.fired, flow.always = flow.fired | sent.any(0), flow.always & sent.all(0)
+            flow.fired, flow.always = flow.fired | fired, flow.always & always
 
 
 def follow(

@@ -16,6 +16,7 @@ METHODS = [
     ts.LightCalibration(time_steps=8),
     ts.FTBC(time_steps=4),
     ts.SNM(),
+    ts.SNM().using(neuron=ts.NeuronModel(signed=True, rest=1)),
     ts.Burst(time_steps=8),
     ts.RobustNorm(),
     ts.Parallel(time_steps=4),

@@ -98,13 +98,13 @@ def test_a_bias_behind_a_pool_is_counted_once(pool, absorbed, method):
             assert torch.equal(module.bias, module.bias.round())
 
 
-@pytest.mark.parametrize("spikes", ["binary", "ternary", "graded"])
-def test_biases_of_every_step_are_integers_too(spikes):
+@pytest.mark.parametrize("settings", [{"spikes": "binary"}, {}, {"code": "rest"}, {"spikes": "graded"}], ids=str)
+def test_biases_of_every_step_are_integers_too(settings):
     torch.manual_seed(0)
     x = torch.rand(64, 1, 8, 8)
     ann = nn.Sequential(nn.Conv2d(1, 8, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)).eval()
     integers = ts.to_integers(
-        ts.fold(ts.convert(ann, ts.Auto(8, spikes=spikes), calibration=[x], progress=False)), bits=16
+        ts.fold(ts.convert(ann, ts.Auto(8, **settings), calibration=[x], progress=False)), bits=16
     )
     (neuron,) = (module for module in integers.snn.modules() if isinstance(module, Neuron))
     assert neuron.bias.shape[0] == 8

@@ -12,7 +12,14 @@ from references.exports import converted
 from tospike.errors import ExportError, MissingExtraError, OptionError
 from tospike.export.step import Signature
 
-METHODS = [ts.LTB(batches=3), ts.FTBC(time_steps=4), ts.SNM(), ts.Differential(time_steps=8), ts.Burst(time_steps=8)]
+METHODS = [
+    ts.LTB(batches=3),
+    ts.FTBC(time_steps=4),
+    ts.SNM(),
+    ts.SNM().using(neuron=ts.NeuronModel(signed=True, rest=1)),
+    ts.Differential(time_steps=8),
+    ts.Burst(time_steps=8),
+]
 
 
 def curve(snn, x, steps):
