@@ -29,6 +29,18 @@ def test_scores_agree_with_single_runs(trio):
     assert 0 < result.rates["1"] <= 1
 
 
+def test_what_is_printed_of_a_result_and_of_a_conversion_fits_into_a_few_lines(trio):
+    ann, snn, batches = trio
+    result = ts.evaluate(snn, batches, time_steps=(2, 8), reference=ann, progress=False)
+    assert str(result) == (
+        f"top1 in %: T=2 {result.curve[2]:.2f}, T=8 {result.curve[8]:.2f}; ANN 100.00\n"
+        f"ltb, binary spikes, {result.rates['1']:.3f} per neuron and step; 30 samples"
+    )
+    assert repr(snn.conversion) == (
+        "Conversion(ltb: batches=20, granularity='channel', rate=1.0; NeuronModel() at 1 Site(s); 600 calibration samples)"
+    )
+
+
 def test_json_round_trip(trio, tmp_path):
     _, snn, batches = trio
     result = ts.evaluate(

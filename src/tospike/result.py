@@ -93,6 +93,15 @@ class Result(Record):
     higher_is_better: bool = True
     per: str = "sample"
 
+    def __str__(self) -> str:
+        """Show the curve, and what was run."""
+        last = max(self.curve)
+        curve = ", ".join(f"T={t} {score:.2f}" for t, score in self.curve.items())
+        reference = "" if self.reference is None else f"; {self.reference_name} {self.reference:.2f}"
+        spent = f"{self.spikes_per_neuron[last] / last:.3f} per neuron and step"
+        ended = "" if self.finished else ", interrupted"
+        return f"{self.headline} in {self.unit}: {curve}{reference}\n{self.method}, {self.spikes} spikes, {spent}; {self.samples:,} samples{ended}"
+
     @classmethod
     def from_raw(cls, raw: dict[str, Any]) -> Result:
         """Build a result from the values in its JSON, whose keys are text."""

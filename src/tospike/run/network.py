@@ -107,6 +107,17 @@ class Conversion:
     descended: Descended | None = None
     tuned: Tuned | None = None
 
+    def __repr__(self) -> str:
+        """Show how it was made; what there is of every Site only by number."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        more = "".join(
+            f", {name}" for name, record in (("descended", self.descended), ("tuned", self.tuned)) if record is not None
+        )
+        return (
+            f"Conversion({self.method}: {settings}; {self.neuron!r} at {len(self.sites)} Site(s); "
+            f"{self.calibration_samples:,} calibration samples{more})"
+        )
+
     @property
     def neurons_added(self) -> int:
         """Neurons of pooled copies and of groups beyond one for each activation, for one sample."""
