@@ -161,6 +161,7 @@ def parts_of_auto():
         "ternary: taper": tapered(),
         "ternary: code fitted to each layer": lambda t: ts.Auto(t, MADE, refine(t), code="fit"),
         "ternary: rate code": lambda t: ts.Auto(t, MADE, refine(t), code="rate"),
+        "ternary: rate code, silence worth a spike": lambda t: ts.Auto(t, MADE, refine(t), code="rest"),
         "ternary: taper without its change over depth": tapered(refiners=(Reconstruct(), Taper(0.7, 0.7, 0.7), StepBias())),
         "ternary: taper, weights not fitted": tapered(refiners=(Taper(), StepBias())),
         "ternary: taper, weights fitted without regard to the rectifier": tapered(refiners=(Reconstruct(rounds=1), Taper(), StepBias())),

@@ -111,9 +111,9 @@ def trained(method, passes, label, setting, then=None, source=None):
     return setting.figures(snn, TIME_STEPS, ann) | {"passes": passes if passes > FEW else 1}
 
 
-def mice(steps, first, second, label, setting, source=None, share=1.0, shorter=(), third=0):
+def mice(steps, first, second, label, setting, source=None, share=1.0, shorter=(), third=0, spikes="binary"):
     """So many passes with the quantiser, or what another row trained, then so many with the SNN, and more as `Setting.lengthened` says."""
-    method = ts.MiCE(time_steps=steps)
+    method = ts.MiCE(time_steps=steps, spikes=spikes)
     ann = setting.trained(f"{source or label}, quantised", method, first)
     snn = ts.convert(ann, example=setting.calibration[0][0][:4], progress=False)
     tuning = dataclasses.replace(method.tuning, distance_share=share)
@@ -164,7 +164,12 @@ def every():
     rows |= {f"QCFS, L={levels}": partial(trained, qcfs(levels), PASSES) for levels in (8, 4)}
     signed = ts.QCFS(levels=8).using(neuron=ts.NeuronModel(signed=True))
     rows["QCFS, L=8, signed neurons"] = partial(trained, qcfs(8), PASSES, then=signed, source="QCFS, L=8")
+    for levels in (8, 4):
+        resting = ts.QCFS(levels=levels).using(neuron=ts.NeuronModel(signed=True, rest=1))
+        source = f"QCFS, L={levels}"
+        rows[f"{source}, silence worth a spike"] = partial(trained, qcfs(levels), PASSES, then=resting, source=source)
     rows |= {f"MiCE, T={t}": partial(mice, t, PASSES // 2, PASSES // 2) for t in (8, 4, 2)}
+    rows |= {f"MiCE ternary, T={t}": partial(mice, t, PASSES // 2, PASSES // 2, spikes="ternary") for t in (4, 2, 1)}
     rows |= {f"MiCE, T={t}, {MANY} passes": partial(mice, t, MANY // 4, MANY - MANY // 4) for t in (8, 4, 2)}
     behind = MANY - MANY // 4
     for t, third in ((8, MANY), (4, behind), (2, behind)):
@@ -172,7 +177,9 @@ def every():
         rows |= longer(label, partial(mice, t, MANY // 4, behind, source=label, share=0.5), third)
     ternary = dataclasses.replace(ts.JointErrors(2), distance_share=0.5)
     rows |= longer(
-        f"Auto ternary, joint errors, T=2, {behind} passes", partial(tuned, auto("ternary")(2), ternary, behind), behind
+        f"Auto ternary, joint errors, T=2, {behind} passes",
+        partial(tuned, auto("ternary")(2), ternary, behind),
+        MANY // 2,
     )
     rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):

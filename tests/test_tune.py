@@ -213,7 +213,10 @@ def test_synchronous_neurons_are_scored_over_whole_runs(ann, batches, name, chun
     torch.testing.assert_close(network(x), snn(x, time_steps=T), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [ts.MiCE(time_steps=T), ts.TCL(), ts.QCFS(levels=4, initial=None)])
+@pytest.mark.parametrize(
+    "method",
+    [ts.MiCE(time_steps=T), ts.MiCE(time_steps=T, spikes="ternary"), ts.TCL(), ts.QCFS(levels=4, initial=None)],
+)
 @pytest.mark.parametrize("make", [lambda ann: ann, lambda _: _Functional().eval()])
 def test_a_prepared_network_learns_from_the_one_it_was_prepared_from(ann, batches, method, make):
     relu = make(ann)

@@ -206,6 +206,21 @@ def test_a_qcfs_network_with_signed_neurons_reaches_its_ann_at_t_equal_l(levels)
             torch.testing.assert_close(snn(x, time_steps=levels), ann(x), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("made", ["qcfs", "mice"])
+def test_where_silence_is_worth_a_spike_t_steps_say_the_levels_of_a_network_trained_with_twice_as_many(steps, made):
+    x = torch.randn(64, 4, dtype=torch.float64)
+    qcfs, mice = ts.QCFS(levels=2 * steps, initial=1.5), ts.MiCE(time_steps=steps, spikes="ternary", initial=1.5)
+    plain = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
+    ann = ts.prepare(plain, qcfs if made == "qcfs" else mice, example=x.float()).double().eval()
+    method = qcfs.using(neuron=NeuronModel(signed=True, rest=1)) if made == "qcfs" else None
+    snn = ts.convert(ann, method, example=x)
+    assert snn.conversion.neuron == NeuronModel(signed=True, rest=1)
+    torch.testing.assert_close(snn.conversion.thresholds["1"], torch.full_like(snn.conversion.thresholds["1"], 0.75))
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x, time_steps=steps), ann(x), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "method",
     [ts.Parallel(time_steps=4, correct=False), ts.Group(time_steps=1, members=4), ts.BitWeighted(time_steps=2)],

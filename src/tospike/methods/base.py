@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from tospike.errors import OptionError, is_count, is_within, refuse_unknown, require, require_type
+from tospike.errors import ConversionError, OptionError, is_count, is_within, refuse_unknown, require, require_type
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
 from tospike.neurons.model import NeuronModel
@@ -124,6 +124,38 @@ class LeastError:
             return Learned(site, activation, reach)
         levels = self.levels or self.neuron.counts(self.time_steps)
         return MinimalError(site, self.granularity, levels, reach, self.floor)
+
+    def for_neuron(self, neuron: NeuronModel) -> LeastError:
+        """Return the same for another neuron, with its levels and its reach."""
+        return dataclasses.replace(self, neuron=neuron, levels=None, reach=None)
+
+
+@dataclass(frozen=True)
+class AsTrained:
+    """Chooses the threshold that training left at a Site: ``θ = λ·K/(K + rest)``, so that K spikes above silence are worth λ.
+
+    Attributes:
+        neuron: The neuron.
+    """
+
+    neuron: NeuronModel = field(default_factory=NeuronModel)
+
+    def __call__(self, site: Site, activation: nn.Module) -> Scale:
+        """Return the scale of one Site.
+
+        Raises:
+            ConversionError: The Site has no trained activation.
+        """
+        if not isinstance(activation, TrainableActivation):
+            raise ConversionError(
+                "A Site has no trained threshold", where=f"{site.name} ({site.operation.where})", got=type(activation).__name__,
+                expected="an activation that `prepare` placed", remedy="Call ts.prepare(ann, method, example=x) and train before converting.",
+            )  # fmt: skip
+        return Learned(site, activation, 1.0 + self.neuron.rest / self.neuron.capacity)
+
+    def for_neuron(self, neuron: NeuronModel) -> AsTrained:
+        """Return the same for another neuron."""
+        return AsTrained(neuron)
 
 
 class Method(ABC):
@@ -258,9 +290,8 @@ class Using(Method):
     def parts(self) -> Parts:
         """Return the parts of the method underneath, with the changes."""
         parts, changes = self.base.parts(), dict(self.changes)
-        if "neuron" in changes and "scale" not in changes and isinstance(parts.scale, LeastError):
-            # Levels and reach were those of the neuron that it replaces.
-            changes["scale"] = dataclasses.replace(parts.scale, neuron=changes["neuron"], levels=None, reach=None)
+        if "neuron" in changes and "scale" not in changes and isinstance(parts.scale, (LeastError, AsTrained)):
+            changes["scale"] = parts.scale.for_neuron(changes["neuron"])
         return dataclasses.replace(parts, **changes)
 
     def settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tospike.errors import is_count, is_within
 from tospike.methods.base import Rule, register
 from tospike.methods.trained import Trained
 from tospike.methods.tuning import JointErrors
+from tospike.neurons.model import NeuronModel
 from tospike.parts.activations import ClipFloorShift
 
 
@@ -25,14 +26,15 @@ class MiCE(Trained):
     ``E_clip + E_quant + E_time``, with ``E_clip = clip(z̄, 0, θ) − ReLU(z̄)``, ``E_quant = θ/T·clip(⌊(z̄T + v(0))/θ⌋, 0, T) − clip(z̄, 0, θ)``
     and ``E_time`` the rest (`tospike.error_terms` measures them).
 
-    1. `prepare` and `fit`: θ per channel and the weights are trained with a quantiser of T levels in place of each ReLU, from thresholds of
-       least error for T levels: clipping and quantisation error are in the loss.
+    1. `prepare` and `fit`: θ per channel and the weights are trained with a quantiser of as many levels as T steps have in place of each ReLU, from
+       thresholds of least error for them: clipping and quantisation error are in the loss.
     2. `convert` and `tune` with `tuning`: weights, biases, θ and v(0) per channel are trained with the SNN itself in the forward pass, for the task, the
        outputs of the ANN, and the distance to the ANN at every Site, which is ``E_clip + E_quant + E_time`` and what the layers before it left of
        them: timing error is in the loss too.
 
     Attributes:
         time_steps: T that will be run.
+        spikes: ``"binary"``, or ``"ternary"``: signed neurons whose silence is worth a spike, so that T steps have 2T levels above 0.
         distance: Weight of the distance to the ANN in the second stage (`tospike.parts.descent.Descent` has its formula).
         initial, granularity, average_pool: See `Trained`.
 
@@ -47,6 +49,7 @@ class MiCE(Trained):
     """
 
     time_steps: int = 8
+    spikes: Literal["binary", "ternary"] = "binary"
     distance: float = 4.0
     granularity: Literal["layer", "channel"] = "channel"
 
@@ -55,6 +58,7 @@ class MiCE(Trained):
         return (
             *super().limits(),
             ("time_steps", self.time_steps, is_count(self.time_steps), "the T that will be run, an integer >= 1", 8),
+            ("spikes", self.spikes, self.spikes in ("binary", "ternary"), "'binary' or 'ternary'", "binary"),
             (
                 "distance",
                 self.distance,
@@ -65,9 +69,14 @@ class MiCE(Trained):
         )
 
     @property
+    def neuron(self) -> NeuronModel:
+        """Integrate-and-fire, or a signed neuron whose silence is worth a spike."""
+        return NeuronModel() if self.spikes == "binary" else NeuronModel(signed=True, rest=1)
+
+    @property
     def least_error_levels(self) -> int:
-        """Measure thresholds for T levels."""
-        return self.time_steps
+        """Measure thresholds for the levels that T steps have."""
+        return self.neuron.counts(self.time_steps)
 
     @property
     def tuning(self) -> JointErrors:
@@ -76,4 +85,4 @@ class MiCE(Trained):
 
     def activation(self, initial: float | Tensor, channels: int | None) -> ClipFloorShift:
         """Return the activation of one Site."""
-        return ClipFloorShift(self.time_steps, 0.5, initial, channels=channels)
+        return ClipFloorShift(self.least_error_levels, 0.5, initial, channels=channels)

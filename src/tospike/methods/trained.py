@@ -7,16 +7,15 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from tospike.errors import ConversionError, OptionError, is_count, is_within
+from tospike.errors import OptionError, is_count, is_within
 from tospike.graph.capture import Site
 from tospike.graph.kinds import TrainableActivation
-from tospike.methods.base import LeastError, Method, Parts, Rule, register
+from tospike.methods.base import AsTrained, LeastError, Method, Parts, Rule, register
 from tospike.methods.calibration import LightCalibration
 from tospike.neurons.model import NeuronModel
 from tospike.parts.activations import Clip, LearnedStep, RateNorm, Slip
-from tospike.parts.scales import Learned, Scale
 
 UNBOUNDED = 64  # levels for which the threshold of an activation without rounding is measured
 
@@ -49,6 +48,11 @@ class Trained(Method):
         return 0.5
 
     @property
+    def neuron(self) -> NeuronModel:
+        """What a Site becomes after conversion."""
+        return NeuronModel()
+
+    @property
     def least_error_levels(self) -> int:
         """Number of levels for which `initial=None` measures thresholds."""
         return UNBOUNDED
@@ -64,7 +68,7 @@ class Trained(Method):
             scale=LeastError(NeuronModel(), levels, granularity=self.granularity)
         )
         return Parts(
-            scale=learned, calibration_batches=0, start=self.start, average_pool=self.average_pool,
+            scale=AsTrained(self.neuron), calibration_batches=0, start=self.start, average_pool=self.average_pool, neuron=self.neuron,
             activation=self._at, initial=measured if self.initial is None else None,
         )  # fmt: skip
 
@@ -79,20 +83,6 @@ class Trained(Method):
         return self.activation(
             measured.flatten() if measured is not None else self.initial or 1.0, site.shape[0]
         )  # fmt: skip
-
-
-def learned(site: Site, activation: nn.Module) -> Scale:
-    """Return the scale that reads the threshold which training left at a Site.
-
-    Raises:
-        ConversionError: The Site has no trained activation.
-    """
-    if not isinstance(activation, TrainableActivation):
-        raise ConversionError(
-            "A Site has no trained threshold", where=f"{site.name} ({site.operation.where})", got=type(activation).__name__,
-            expected="an activation that `prepare` placed", remedy="Call ts.prepare(ann, method, example=x) and train before converting.",
-        )  # fmt: skip
-    return Learned(site, activation)
 
 
 @register("tcl")
