@@ -21,6 +21,10 @@ from tospike.parts.activations import ClipFloorShift
 
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
 BATCHES = 100
+TERNARY = {
+    "signed neurons": ts.NeuronModel(signed=True),
+    "silence worth a spike": ts.NeuronModel(signed=True, rest=1),
+}
 
 
 def peer(ann, calibration, scored):
@@ -64,6 +68,9 @@ def rows(calibration, scored):
             ann = zoo.load(name)
             yield name, "its quantised ANN", partial(ours, ann, None, calibration, scored)
             yield f"{name}, no timing error", "", partial(untimed, ann, scored)
+            for kind, neuron in TERNARY.items():
+                method = ts.QCFS().using(neuron=neuron)  # of a trained network: levels and thresholds are its own
+                yield f"{name}, {kind}", "its quantised ANN", partial(ours, ann, method, calibration, scored)
 
 
 def ours(ann, method, calibration, scored, delay=0):
