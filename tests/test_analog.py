@@ -107,7 +107,7 @@ def test_activations_with_negative_values_need_signed_neurons_and_then_converge(
         nn.Conv2d(1, 4, 3), activation, nn.Flatten(), nn.Linear(64, 16), nn.LeakyReLU(), nn.Linear(16, 3)
     ).double()
     x = torch.randn(32, 1, 6, 6, dtype=torch.float64)
-    with pytest.raises(OptionError, match="unsigned neuron") as caught:
+    with pytest.raises(OptionError, match="these neurons cannot send") as caught:
         ts.convert(ann, ts.LTB(batches=5), calibration=[x], analog="auto")
     assert len(caught.value.problems) == 2
     snn = ts.convert(ann, ts.Ternary(time_steps=64).using(refiners=()), calibration=[x], analog="auto")
