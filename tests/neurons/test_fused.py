@@ -14,6 +14,7 @@ from tospike.neurons import fused, threads
 from tospike.neurons.levels import Levels
 from tospike.neurons.model import NeuronModel, PreRun
 from tospike.neurons.modules import Neuron
+from tospike.testing import CAUSAL
 
 pytest.importorskip("numba")
 
@@ -227,3 +228,13 @@ def test_several_threads_may_step_neurons_at_once():
     for thread in running:
         thread.join()
     assert all(torch.equal(got, expected) for got, expected in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("levels", [False, True])
+@pytest.mark.parametrize("model", CAUSAL.values(), ids=CAUSAL.keys())
+def test_every_kind_of_neuron_is_stepped_alike(model, levels):
+    torch.manual_seed(0)
+    neuron, currents = Neuron(torch.rand(5, 1, 1) + 0.4, model=model), torch.randn(7, 2, 5, 3, 3) + 0.3
+    (got, state), (wanted, expected) = both(neuron, currents, (3, 4), None, levels and not model.holds)
+    assert torch.equal(got, wanted)
+    assert state.sent is None or torch.equal(state.sent, expected.sent)
