@@ -126,7 +126,7 @@ def test_chunks_of_time_continue_each_other():
 
 @pytest.mark.parametrize("settings", [{"capacity": 0}, {"levels": "prime"}, {"total": 0, "signed": True}, {"total": 3}, {"rest": 1},
                                       {"rest": 2, "signed": True}, {"rest": 1, "signed": True, "synchronous": True}, {"rest": 0.5, "signed": True},
-                                      {"rest": 1, "signed": True, "levels": "nearest"}])  # fmt: skip
+                                      {"rest": 1, "signed": True, "levels": "nearest"}, {"capacity": "3", "signed": True, "rest": 1}])  # fmt: skip
 def test_refuses_settings_out_of_range(settings):
     with pytest.raises(OptionError):
         NeuronModel(**settings)

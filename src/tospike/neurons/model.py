@@ -89,13 +89,7 @@ class NeuronModel:
             ("capacity", self.capacity, is_count(self.capacity), "an integer >= 1", 1),
             ("levels", self.levels, self.levels in LEVEL_SETS, f"one of {LEVEL_SETS}", "uniform"),
             ("code", self.code, self.code in CODES, f"one of {CODES}", "rate"),
-            (
-                "rest",
-                self.rest,
-                self.rest == 0 or (is_count(self.rest) and self.rest <= self.capacity),
-                "an integer from 0 to the capacity",
-                0,
-            ),
+            ("rest", self.rest, self.rest == 0 or is_count(self.rest), "an integer from 0 to the capacity", 0),
             ("total", self.total, self.total is None or is_count(self.total), "an integer >= 1, or None", None),
             ("ratio", self.ratio, self.ratio == 0.5 or is_within(self.ratio, 0.5, 1), "a number in [0.5, 1]", 0.7),
             ("pre", self.pre, self.pre is None or isinstance(self.pre, PreRun), "a PreRun, or None", None),
@@ -104,6 +98,7 @@ class NeuronModel:
         binary = self.capacity == 1 and not self.signed
         exclusions = (
             (self.total is not None and not tracks, "total=", "neurons without memory of what they sent", "signed=True"),
+            (self.rest > self.capacity, f"rest={self.rest}", f"capacity={self.capacity}: no step sends more", f"rest={self.capacity}"),
             (self.rest > 0 and not tracks, f"rest={self.rest}", "neurons that cannot say that they are below it", "signed=True, synchronous=False"),
             (self.rest > 0 and self.levels != "uniform", f"rest={self.rest}", f"levels={self.levels!r}", "levels='uniform'"),
             (self.holds and not tracks, f"code={self.code!r}", "neurons that cannot send negative changes",
