@@ -84,9 +84,7 @@ batch_size: 64
 lr: 0.02
 weight_decay: 0.0
 start: digits-relu
-tuning: joint-errors
-tuning_options: {time_steps: 2}
-tuning_epochs: 1
+tunings: [{tuning: joint-errors, options: {time_steps: 2}, epochs: 1}]
 expected: {2: 12.5}
 """
 
@@ -103,16 +101,46 @@ def test_a_recipe_of_ones_own_is_trained_and_tuned(tmp_path, capsys):
     assert "mine.tospike, T = 2" in shown.replace("\n", "")
     assert ts.load(tmp_path / "mine.tospike").conversion.tuned.settings["time_steps"] == 2
     assert "12.5" in shown
-    tuned = json.loads((tmp_path / "mine-tuned.json").read_text())
+    tuned = json.loads((tmp_path / "mine-tuned-1.json").read_text())
     assert tuned["records"][0]["test_scores"]["top1"] > 80
-    assert (tmp_path / "mine-tuned.jsonl").exists()
+    assert (tmp_path / "mine-tuned-1.jsonl").exists()
 
 
-@pytest.mark.parametrize(("line", "said"), [("tuning: micee", "micee"), ("tuning_epochs: 0", "tuning_epochs"), ("tuning_options: {}", "time_steps"),
-                                            ("epochs: 2.5", "epochs"), ("expected: null", "expected")])  # fmt: skip
+CONVERTED = TUNED.replace("method: mice\nmethod_options: {time_steps: 2}\nepochs: 2", "method: relu\nmethod_options: {}\nepochs: 0").replace(
+    "epochs: 1}]", "epochs: 1}, {tuning: dsr, options: {time_steps: 2}, epochs: 1, lr: 0.001}]\nconversion: auto\nconversion_options: {time_steps: 2, batches: 2}"
+)  # fmt: skip
+
+
+def test_a_recipe_tunes_what_a_training_free_method_makes_of_trained_weights(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(CONVERTED)
+    out = ["--out", str(tmp_path)]
+    assert main(["train", "digits-relu", "--epochs", "3", *out]) == 0
+    assert main(["train", str(tmp_path / "mine.yaml"), *out]) == 0
+    shown = capsys.readouterr().out
+    assert "tuning 1 of 2, T = 2" in shown
+    assert "tuning 2 of 2, T = 2" in shown
+    assert not (tmp_path / "mine.safetensors").exists()  # it would be digits-relu again
+    made = ts.load(tmp_path / "mine.tospike").conversion
+    assert (made.method, made.tuned.settings["name"], made.neuron.spikes) == ("auto", "DSR", "ternary")
+    assert (
+        made.tuned.history.records[0].lr < 2e-6
+    )  # the end of a cosine from 0.001; that from the default is a hundred times as high
+    first = (tmp_path / "mine.tospike").read_bytes()
+    (tmp_path / "mine.tospike").unlink()
+    assert main(["train", str(tmp_path / "mine.yaml"), *out]) == 0  # from the checkpoints of both
+    assert (tmp_path / "mine.tospike").read_bytes() == first
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("tunings: [{tuning: micee, options: {}, epochs: 1}]", "micee"), ("tunings: [{tuning: dsr, options: {time_steps: 2}, epochs: 0}]", "epochs of tuning 1"),
+    ("tunings: [{tuning: dsr, options: {}, epochs: 1}]", "time_steps"), ("tunings: [{tuning: dsr, options: 3, epochs: 1}]", "options of tuning 1"),
+    ("tunings: [{tuning: dsr, epochs: 1}]", "lacks fields"), ("tunings: [{tuning: dsr, option: {}, epochs: 1}]", "Did you mean 'options'"),
+    ("tunings: 3", "a list of mappings"), ("conversion: autoo", "autoo"), ("start: ''\nepochs: 0", "with `start`"), ("start: ''", "learns from"),
+    ("epochs: 2.5", "epochs"), ("expected: null", "expected"),
+])  # fmt: skip
 def test_a_recipe_is_checked_before_it_is_trained(line, said, tmp_path, capsys):
-    key = line.split(":")[0]
-    kept = [other for other in TUNED.splitlines() if not other.startswith(f"{key}:")]
+    keys = tuple(f"{one.split(':')[0]}:" for one in line.splitlines())
+    kept = [other for other in TUNED.splitlines() if not other.startswith(keys)]
     (tmp_path / "mine.yaml").write_text("\n".join([*kept, line]))
     assert main(["train", str(tmp_path / "mine.yaml"), "--out", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err

@@ -22,7 +22,7 @@ from tospike.cli.export import export
 from tospike.cli.preview import preview
 from tospike.cli.sources import example_of, network_of
 from tospike.cli.stages import convert, diagnose, evaluate, report
-from tospike.errors import OptionError, is_count, refuse_unknown, require
+from tospike.errors import OptionError, refuse_unknown, require
 from tospike.files import replacing
 from tospike.methods.base import registered
 from tospike.report import curve_table, draw_curve
@@ -198,7 +198,7 @@ def recipes(name: str | None = None) -> int:
     )  # fmt: skip
     for key, entry in RECIPES.items():
         figures = ", ".join(f"{t if t == 'ann' else f'T={t}'} {value}" for t, value in entry.expected.items())
-        spent = f"{entry.epochs} + {entry.tuning_epochs}" if entry.tuning else str(entry.epochs)
+        spent = " + ".join(str(count) for count in (entry.epochs, *(stage.epochs for stage in entry.tunings)))
         table.add_row(f"[bold]{key}", spent, figures)
     console.print(table)
     table = Table(
@@ -229,7 +229,7 @@ def train(
         out: Folder for the checkpoint, the metrics, the history and the weights.
         root: Folder that holds the data set; searched in the usual places when not given.
         epochs: Epochs instead of the recipe's own.
-        tuning_epochs: Epochs of the tuning instead of the recipe's own.
+        tuning_epochs: Epochs of each tuning instead of the recipe's own.
         resume: Go on from the checkpoint of an interrupted run.
     """
     if recipe in ACTORS:
@@ -237,26 +237,40 @@ def train(
                               for name, value in (("epochs", epochs), ("tuning_epochs", tuning_epochs), ("root", root))))  # fmt: skip
         return _train_actor(recipe, Path(out), resume)
     entry = zoo.recipes.recipe(recipe)
-    changes: dict[str, Any] = {"epochs": epochs, "tuning_epochs": tuning_epochs}
-    entry = dataclasses.replace(entry, **{key: value for key, value in changes.items() if value is not None})
-    if tuning_epochs is not None and not entry.tuning:
-        raise OptionError("The recipe has no tuning", where=entry.name, got=f"tuning_epochs={tuning_epochs}", expected="a recipe with `tuning`",
-                          remedy="Leave --tuning_epochs out, or add `tuning: tuning` to the recipe.")  # fmt: skip
-    if entry.tuning:  # before hours of training
-        way = ts.tuning(entry.tuning, **entry.tuning_options)
-        require("the recipe", ("tuning_epochs", entry.tuning_epochs, is_count(entry.tuning_epochs), "an integer >= 1", 1),
-                ("start", entry.start, bool(entry.start) or not way.needs_ann, "the recipe whose network the tuning learns from", "digits-relu"))  # fmt: skip
+    if epochs is not None:
+        entry = dataclasses.replace(entry, epochs=epochs)
+    if tuning_epochs is not None:
+        if not entry.tunings:
+            raise OptionError("The recipe has no tuning", where=entry.name, got=f"tuning_epochs={tuning_epochs}", expected="a recipe with `tunings`",
+                              remedy="Leave --tuning_epochs out, or add `tunings` to the recipe.")  # fmt: skip
+        entry = dataclasses.replace(
+            entry, tunings=tuple(dataclasses.replace(stage, epochs=tuning_epochs) for stage in entry.tunings)
+        )
+    tunings = [ts.tuning(stage.tuning, **stage.options) for stage in entry.tunings]  # before hours of training
+    conversion = ts.method(entry.conversion, **entry.conversion_options) if entry.conversion else None
+    learns = bool(entry.start) or not any(tuning.needs_ann for tuning in tunings)
+    require(
+        "the recipe", ("start", entry.start, learns, "the recipe whose network the tuning learns from", "digits-relu")
+    )
     found, folder, console = data.load(entry.data, root, **entry.data_options), Path(out), Console()
-    ann, history = _train(entry, found, folder, resume)
-    path = zoo.save(ann, entry.name, folder)
-    _write(history, folder / f"{entry.name}.json")
-    console.print(f"{path}: {_scores(history)}", highlight=False)
-    if entry.tuning:
-        snn, history = _tune(entry, ann, found, folder, resume)
-        _write(history, folder / f"{entry.name}-tuned.json")
-        path, steps = folder / f"{entry.name}.tospike", entry.tuning_options["time_steps"]
+    if entry.epochs:
+        ann, history = _train(entry, found, folder, resume)
+        path = zoo.save(ann, entry.name, folder)
+        _write(history, folder / f"{entry.name}.json")
+        console.print(f"{path}: {_scores(history)}", highlight=False)
+    else:
+        ann = zoo.build(entry, calibration=found.calibration(100, seed=entry.seed), folder=folder)
+    if tunings:
+        snn = ts.convert(ann.eval(), conversion, calibration=found.calibration(100, seed=entry.seed), seed=entry.seed)
+        for number, tuning in enumerate(tunings, 1):
+            snn, history = _tune(entry, number, snn, tuning, found, folder, resume)
+            _write(history, folder / f"{entry.name}-tuned-{number}.json")
+            console.print(
+                f"tuning {number} of {len(tunings)}, T = {tuning.time_steps}: {_scores(history)}", highlight=False
+            )
+        path = folder / f"{entry.name}.tospike"
         ts.save(snn, path, force=True)
-        console.print(f"{path}, T = {steps}: {_scores(history)}", highlight=False)
+        console.print(f"{path}, T = {tunings[-1].time_steps}", highlight=False)
     if entry.expected:
         console.print(f"Published: {dict(entry.expected)} ({entry.source})", highlight=False)
     return 0
@@ -289,20 +303,19 @@ def _train(entry: Recipe, found: data.Data, folder: Path | None, resume: bool = 
     return ann, history
 
 
-def _tune(entry: Recipe, ann: nn.Module, found: data.Data, folder: Path, resume: bool) -> tuple[ts.SNN, ts.History]:
-    calibration = found.calibration(100, seed=entry.seed)
-    snn = ts.convert(ann.eval(), calibration=calibration, seed=entry.seed)
+def _tune(
+    entry: Recipe, number: int, snn: ts.SNN, tuning: ts.Tuning, found: data.Data, folder: Path, resume: bool
+) -> tuple[ts.SNN, ts.History]:
+    """Tune an SNN by one stage of a recipe; a stage that an interrupted run had ended is taken from its checkpoint."""
     before = zoo.load(entry.start, folder) if entry.start else None
     loaders = found.loaders(entry.batch_size, test_batch_size=500, seed=entry.seed)
+    stage, name = entry.tunings[number - 1], f"{entry.name}-tuned-{number}"
     options: FitOptions = {
-        "seed": entry.seed, "channels_last": True, "checkpoint": folder / f"{entry.name}-tuned.pt", "resume": resume,
-        "metrics": folder / f"{entry.name}-tuned.jsonl",
+        "seed": entry.seed, "channels_last": True, "checkpoint": folder / f"{name}.pt", "resume": resume, "metrics": folder / f"{name}.jsonl",
     }  # fmt: skip
-    if entry.tuning_lr is not None:
-        options["lr"] = entry.tuning_lr
-    tuned = ts.tune(
-        snn, ts.tuning(entry.tuning, **entry.tuning_options), *loaders, ann=before, epochs=entry.tuning_epochs, **options,
-    )  # fmt: skip
+    if stage.lr is not None:
+        options["lr"] = stage.lr
+    tuned = ts.tune(snn, tuning, *loaders, ann=before, epochs=stage.epochs, **options)
     assert tuned.conversion.tuned is not None
     return tuned, tuned.conversion.tuned.history
 

@@ -102,7 +102,7 @@ def snn_file(name: str, folder: Path | None = None) -> Path:
     path = _found(f"{name}.tospike", folder)
     if path is None:
         raise OptionError("The zoo has no such SNN", got=repr(name), expected=f"one of {', '.join(snns())}",
-                          remedy=f"Train it: tospike train {name}" if name in RECIPES and RECIPES[name].tuning else "Choose one of these.")  # fmt: skip
+                          remedy=f"Train it: tospike train {name}" if name in RECIPES and RECIPES[name].tunings else "Choose one of these.")  # fmt: skip
     return path
 
 

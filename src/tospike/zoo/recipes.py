@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -23,6 +23,24 @@ TCL_PAPER = (
 OURS = "tospike"
 
 Figures = Mapping[int | Literal["ann"], float]
+Made = TypeVar("Made", "Recipe", "Stage")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One tuning of the SNN, from where the one before it ended.
+
+    Attributes:
+        tuning: Name of the `tospike.tuning`.
+        options: Its settings.
+        epochs: Passes over the training data.
+        lr: Highest learning rate; None for that of `tospike.tune`.
+    """
+
+    tuning: str
+    options: Mapping[str, Any]
+    epochs: int
+    lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,7 @@ class Recipe:
         data_options: Options of the data set.
         method: Name of the method that prepares the network, or ``"relu"`` for a plain network.
         method_options: Settings of the method.
-        epochs: Passes over the training data.
+        epochs: Passes over the training data; 0 where weights are taken from `start` as they are.
         batch_size: Images of a training batch.
         lr: Highest learning rate.
         weight_decay: L2 penalty.
@@ -45,10 +63,9 @@ class Recipe:
         mixed_precision: Number format of products in training; None for float32.
         seed: Seed of the run.
         start: Recipe whose trained weights it starts from; empty for weights drawn from the seed.
-        tuning: Name of the `tospike.tuning` that follows conversion; empty for none.
-        tuning_options: Its settings.
-        tuning_epochs: Its passes over the training data.
-        tuning_lr: Its highest learning rate; None for that of `tospike.tune`.
+        conversion: Name of the method that converts the trained network; empty for what `method` says.
+        conversion_options: Its settings.
+        tunings: What follows conversion, one behind the other.
         expected: Published top-1 accuracy in percent of the network (``"ann"``) and of the SNN after T steps; a column
             that the paper heads with "T >= 512" stands at 512. Empty where nothing was published.
         source: Where settings and figures are from.
@@ -69,10 +86,9 @@ class Recipe:
     mixed_precision: Literal["bf16", "fp16"] | None = None
     seed: int = 42
     start: str = ""
-    tuning: str = ""
-    tuning_options: Mapping[str, Any] = field(default_factory=dict)
-    tuning_epochs: int = 0
-    tuning_lr: float | None = None
+    conversion: str = ""
+    conversion_options: Mapping[str, Any] = field(default_factory=dict)
+    tunings: Sequence[Stage] = ()
     expected: Figures = field(default_factory=dict)
     source: str = OURS
 
@@ -92,14 +108,11 @@ class Recipe:
         if not isinstance(read, dict):
             raise DataError("The recipe is not a mapping", where=str(path), got=type(read).__name__, expected="fields and values",
                             remedy="Begin with one of ours: tospike recipes --name NAME > my.yaml")  # fmt: skip
-        known = {entry.name: entry for entry in fields(cls)}
-        refuse_unknown("field of a recipe", read, known, remedy="See `tospike recipes --name NAME`.")
-        needed = [name for name, entry in known.items() if entry.default is entry.default_factory is MISSING]
-        missing = [name for name in needed if name not in read]
-        if missing:
-            raise OptionError("The recipe lacks fields", where=str(path), got=", ".join(read), expected=", ".join(missing),
-                              remedy="Add them; `tospike recipes --name NAME` shows all.")  # fmt: skip
-        return cls(**read)
+        staged = read.get("tunings", [])
+        if not (isinstance(staged, list) and all(isinstance(one, dict) for one in staged)):
+            raise OptionError("The tunings of a recipe are no list", where=str(path), got=repr(staged), expected="a list of mappings: tuning, options, epochs",
+                              remedy="See `tospike recipes --name fashion-resnet20-mice-t4`.")  # fmt: skip
+        return _made(Recipe, read | {"tunings": tuple(_made(Stage, one, path) for one in staged)}, path)
 
     def to_yaml(self) -> str:
         """Write the recipe as YAML.
@@ -108,19 +121,23 @@ class Recipe:
             >>> print(recipe("digits-relu").to_yaml().splitlines()[0])
             name: digits-relu
         """
-        plain = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in plain.items()}
-        return yaml.safe_dump(json.loads(json.dumps(plain)), sort_keys=False, allow_unicode=True, width=120)
+        return yaml.safe_dump(json.loads(json.dumps(asdict(self))), sort_keys=False, allow_unicode=True, width=120)
 
     def __post_init__(self) -> None:
         """Check what a file may have wrong, and read numbers of steps that it has as text."""
+        mappings = {
+            key: getattr(self, key)
+            for key in ("network_options", "method_options", "data_options", "conversion_options")
+        }
+        mappings |= {f"options of tuning {number}": one.options for number, one in enumerate(self.tunings, 1)}
+        taken = self.epochs == 0 and bool(self.start)
         require(
             f"the recipe {self.name!r}",
-            ("epochs", self.epochs, is_count(self.epochs), "an integer >= 1", 100),
+            ("epochs", self.epochs, taken or is_count(self.epochs), "an integer >= 1; with `start`, 0 too", 100),
             ("batch_size", self.batch_size, is_count(self.batch_size), "an integer >= 1", 128),
             ("expected", self.expected, isinstance(self.expected, Mapping), "a mapping from T to accuracy", {}),
-            *((name, value, isinstance(value, Mapping), "a mapping of settings", {})
-              for name, value in ((key, getattr(self, key)) for key in ("network_options", "method_options", "data_options", "tuning_options"))),
+            *((f"epochs of tuning {number}", one.epochs, is_count(one.epochs), "an integer >= 1", 4) for number, one in enumerate(self.tunings, 1)),
+            *((name, value, isinstance(value, Mapping), "a mapping of settings", {}) for name, value in mappings.items()),
         )  # fmt: skip
         steps = {int(t) if str(t).isdigit() else t: value for t, value in self.expected.items()}
         object.__setattr__(self, "expected", steps)
@@ -134,6 +151,19 @@ class Recipe:
         """
         names = ("epochs", "lr", "momentum", "weight_decay", "mixed_precision", "seed")
         return {name: getattr(self, name) for name in names}
+
+
+def _made(kind: type[Made], read: Mapping[str, Any], path: str | os.PathLike[str]) -> Made:
+    """Return a recipe, or a part of one, with the fields that a file has."""
+    what = kind.__name__.lower()
+    known = {entry.name: entry for entry in fields(kind)}
+    refuse_unknown(f"field of a {what}", read, known, remedy="See `tospike recipes --name NAME`.")
+    needed = [name for name, entry in known.items() if entry.default is entry.default_factory is MISSING]
+    missing = [name for name in needed if name not in read]
+    if missing:
+        raise OptionError(f"The {what} lacks fields", where=str(path), got=", ".join(read), expected=", ".join(missing),
+                          remedy="Add them; `tospike recipes --name NAME` shows all.")  # fmt: skip
+    return kind(**read)
 
 
 # Classes, learning rate and weight decay by data set, as in the paper. Epochs and seed are its authors', the batch is
@@ -166,8 +196,8 @@ def _wide(data: str, method: str, epochs: int, lr: float, **more: Any) -> Recipe
 
 def _mice(data: str, figure: float) -> Recipe:
     return _wide(
-        data, "mice", 100, 0.02, method_options={"time_steps": 8}, start=f"{data}-wide-resnet20-relu", tuning="joint-errors",
-        tuning_options={"time_steps": 8}, tuning_epochs=10, expected={8: figure}, source=MICE_PAPER,
+        data, "mice", 100, 0.02, method_options={"time_steps": 8}, start=f"{data}-wide-resnet20-relu",
+        tunings=(Stage("joint-errors", {"time_steps": 8}, 10),), expected={8: figure}, source=MICE_PAPER,
     )  # fmt: skip
 
 
@@ -180,11 +210,14 @@ def _tcl(network: str, figure: float) -> Recipe:
     )  # fmt: skip
 
 
-def _fashion_mice(steps: int, tuning_epochs: int, **options: Any) -> Recipe:
-    return replace(
-        _fashion(f"mice-t{steps}", "mice", 16, 0.05, "fashion-resnet20-relu", time_steps=steps),
-        tuning="joint-errors", tuning_options={"time_steps": steps} | options, tuning_epochs=tuning_epochs,
-    )  # fmt: skip
+def _joint_errors(steps: int, *epochs: int, **options: Any) -> tuple[Stage, ...]:
+    """Return tunings by joint errors: the first as its options say, those behind it without the distance and at a third of the rate."""
+    first, *others = epochs
+    later = (Stage("joint-errors", {"time_steps": steps, "distance": 0.0}, count, lr=0.01) for count in others)
+    return (Stage("joint-errors", {"time_steps": steps} | options, first), *later)
+
+
+_FASHION = "fashion-resnet20-relu"
 
 
 def _fashion(name: str, method: str, epochs: int, lr: float = 0.1, start: str = "", **options: Any) -> Recipe:
@@ -232,8 +265,12 @@ _ALL = (
     _mice("cifar10", 95.74),
     _mice("cifar100", 79.02),
     _fashion("relu", "relu", 35),
-    _fashion_mice(8, 6),
-    _fashion_mice(4, 12, distance_share=0.5),
+    replace(_fashion("mice-t8", "mice", 16, 0.05, _FASHION, time_steps=8), tunings=_joint_errors(8, 6, 8, distance_share=0.5)),
+    replace(_fashion("mice-t4", "mice", 16, 0.05, _FASHION, time_steps=4), tunings=_joint_errors(4, 12, 12, 12, distance_share=0.5)),
+    replace(
+        _fashion("auto-ternary-t2", "relu", 0, 0.05, _FASHION), conversion="auto",
+        conversion_options={"time_steps": 2, "batches": 15, "refine_batches": 15}, tunings=_joint_errors(2, 24, 16, distance_share=0.5),
+    ),
     _fashion("qcfs-l4", "qcfs", 50, levels=4, initial=4.0),
     _fashion("qcfs-l8", "qcfs", 6, lr=0.01, start="fashion-resnet20-qcfs-l4", levels=8, initial=4.0),
     _fashion("qcfs-l8-scratch", "qcfs", 50, levels=8, initial=4.0),
