@@ -101,18 +101,15 @@ def figures(result, t, snn):
     }  # fmt: skip
 
 
-def measure(ann, method, fixed, steps, calibration, scored):
-    """Convert once, or anew for every T, and return the figures of each T that the method can run."""
-    found = {}
-    for together in (tuple(steps),) if fixed else [(t,) for t in steps]:
-        try:
-            made = method(together[-1])
-        except ts.errors.OptionError:  # T is no more than the pre-run
-            continue
-        snn = ts.convert(ann, made, calibration=calibration, progress=False)
-        result = ts.evaluate(snn, scored, time_steps=together, reference=ann, progress=False)
-        found |= {t: figures(result, t, snn) for t in together}
-    return {"at": found}
+def measure(ann, make, steps, calibration, scored):
+    """Convert for the largest T, and return the figures of each T; none where it is no more than the pre-run."""
+    try:
+        method = make(steps[-1])
+    except ts.errors.OptionError:
+        return {"at": {}}
+    snn = ts.convert(ann, method, calibration=calibration, progress=False)
+    result = ts.evaluate(snn, scored, time_steps=steps, reference=ann, progress=False)
+    return {"at": {t: figures(result, t, snn) for t in steps}}
 
 
 def peer_recipes(calibration):
@@ -180,27 +177,27 @@ def parts_of_auto():
     }  # fmt: skip
 
 
-def loss(row, t):
-    """Return the points that a row lost to its ANN at T; None where it cannot run T."""
-    at = row["at"].get(str(t))
-    return None if at is None else at["ann"] - at["score"]
+def loss(at):
+    """Return the points that were lost to the ANN."""
+    return at["ann"] - at["score"]
 
 
-def spread(rows, t):
-    """Return mean and standard deviation over seeds of the points lost, as text."""
-    losses = [loss(row, t) for row in rows]
-    if losses[0] is None:
+def spread(group, t):
+    """Return mean and standard deviation over seeds of the points lost at T, as text; a dash where it was not run, or cannot be."""
+    losses = [loss(seen[str(t)]) for seen in group if str(t) in seen]
+    if not losses:
         return "–"
     deviation = f" ± {statistics.stdev(losses):.1f}" if len(losses) > 1 else ""
     return f"{statistics.mean(losses):.1f}{deviation}"
 
 
 def grouped(rows):
-    """Return the rows by label, in the order of their first."""
+    """Return by label, in the order of their first, what was measured with each seed: figures by T."""
     found = {}
     for row in rows:
-        found.setdefault(row["label"], []).append(row)
-    return found
+        seeds = found.setdefault(row["label"], {})
+        seeds[row["seed"]] = seeds.get(row["seed"], {}) | row["at"]
+    return {label: list(seeds.values()) for label, seeds in found.items() if any(seeds.values())}
 
 
 def stepped_work(ann):
@@ -226,7 +223,7 @@ def table(rows, text, work):
         "|---|---|---|---|---|---|" + "---|" * (len(steps) + 2),
     ]  # fmt: skip
     for label, group in grouped(rows).items():
-        facts = group[0]["at"]
+        facts = group[0]
         at = facts.get(str(marked), facts[max(facts, key=int)])
         spent = [
             f"{at[key] / unit:.2f}" if str(marked) in facts and at[key] is not None else ""
@@ -246,12 +243,12 @@ def plot(rows, axis, path):
     markers = {"binary": "o", "ternary": "s", "graded": "^"}
     for number, (label, group) in enumerate(grouped(rows).items()):
         points = {}
-        for row in group:
-            for t, at in row["at"].items():
-                points.setdefault(int(t) if axis == "T" else at["levels"], []).append(loss(row, t))
+        for seen in group:
+            for t, at in seen.items():
+                points.setdefault(int(t) if axis == "T" else at["levels"], []).append(loss(at))
         xs = sorted(points)
         ys = [max(statistics.mean(points[x]), 0.03) for x in xs]
-        kind = next(iter(group[0]["at"].values()))["kind"]
+        kind = next(iter(group[0].values()))["kind"]
         axes.plot(xs, ys, marker=markers[kind], label=f"{label} ({kind})", color=plt.cm.tab20(number % 20), linewidth=1.2, markersize=4,
                   linestyle="--" if label.startswith("SpikingJelly") else "-")  # fmt: skip
     axes.set(
@@ -289,17 +286,20 @@ def main():
         methods = {label: methods[label] for label in ("LTB", *labels)}
     for seed in options.seeds:
         calibration, scored = fashion_mnist(samples, FIXED, seed)
-        wanted = {
-            label: partial(measure, ann, method, label in fixed, options.steps, calibration, scored)
+        count = sum(len(y) for _, y in scored)
+        wanted = [
+            (label, together, partial(measure, ann, method, together, calibration, scored))
             for label, method in methods.items()
-        }
+            for together in ([tuple(options.steps)] if label in fixed else [(t,) for t in options.steps])
+        ]
         if options.table == "methods":
-            wanted |= {
-                label: partial(measure_peer, ann, recipe, scored) for label, recipe in peer_recipes(calibration).items()
-            }
-        for label, function in wanted.items():
+            wanted += [
+                (label, TIME_STEPS, partial(measure_peer, ann, recipe, scored))
+                for label, recipe in peer_recipes(calibration).items()
+            ]
+        for label, together, function in wanted:
             if options.only is None or label in options.only:
-                kept.measure({"label": label, "seed": seed, "samples": sum(len(y) for _, y in scored)}, function)
+                kept.measure({"label": label, "seed": seed, "samples": count, "steps": list(together)}, function)
     shown = [row for row in kept.rows if row["samples"] == samples]
     text = [
         f"Fashion-MNIST ResNet-20 (`{NETWORK}`), the first {samples:,} test images; points of top-1 below the same ANN, mean ± standard",

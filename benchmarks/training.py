@@ -21,6 +21,7 @@ from tospike import data, zoo
 from tospike.descend import descend
 from tospike.parts.descent import Descent
 from tospike.tune import ADAM_LR
+from tospike.zoo.recipes import recipe
 
 NETWORK = "fashion-resnet20-relu"
 TIME_STEPS = (1, 2, 4, 8, 16)
@@ -75,21 +76,24 @@ class Setting:
             del options["lr"], options["warmup_epochs"]  # its own
         return ts.tune(snn, tuning, loader, ann=self.ann, epochs=epochs, channels_last=True, **options | changes)
 
+    def file(self, label):
+        """Return where the SNN of a row is kept."""
+        return self.folder / f"{label}, seed {self.seed}.tospike"
+
     def lengthened(self, label, snn, tuning, passes, shorter=(), third=0):
         """Return an SNN tuned for as many passes, and behind what the `shorter` rows have, each longer than the one before, for `third` more.
 
         These are without the distance, at a third of the rate. SNNs are kept beside the checkpoints; the last of the shorter rows that has one there
         is taken up from it.
         """
-        files = {one: self.folder / f"{one}, seed {self.seed}.tospike" for one in (*shorter, label)}
-        kept = [one for one in shorter if files[one].exists()]
-        made = ts.load(files[kept[-1]]) if kept else None
+        kept = [one for one in shorter if self.file(one).exists()]
+        made = ts.load(self.file(kept[-1])) if kept else None
         for one in (*shorter, label)[shorter.index(kept[-1]) + 1 if kept else 0 :]:
             if made is None:
                 made = self.tuned(one, snn, tuning, passes)
             else:
                 made = self.tuned(one, made, dataclasses.replace(tuning, distance=0.0), third, lr=ADAM_LR / 3)
-            ts.save(made, files[one], force=True)
+            ts.save(made, self.file(one), force=True)
         return made
 
 
@@ -132,6 +136,15 @@ def tuned(make, tuning, passes, label, setting, shorter=(), third=0):
     made = setting.lengthened(label, snn, tuning, passes, shorter, third)
     passes += third * len(shorter)
     return setting.figures(made, (tuning.time_steps,)) | {"passes": passes if passes > FEW else 1}
+
+
+def shortened(name, tuning, passes, label, setting):
+    """Tune an SNN of the zoo at fewer steps than it was made for."""
+    made = setting.tuned(label, zoo.snn(name), tuning, passes)
+    ts.save(made, setting.file(label), force=True)
+    before = recipe(name)
+    spent = before.epochs + sum(stage.epochs * stage.options["time_steps"] for stage in before.tunings)
+    return setting.figures(made, (tuning.time_steps,)) | {"passes": spent + passes}
 
 
 def descended(make, steps, passes, label, setting):
@@ -182,6 +195,9 @@ def every():
         MANY // 2,
     )
     rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
+    for passes in (12, 60):
+        label = f"SNN of the zoo for T=4, tuned at T=2, {passes} passes"
+        rows[label] = partial(shortened, "fashion-resnet20-mice-t4", ts.Tuning(2), passes)
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}
         rows |= {
