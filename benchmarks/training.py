@@ -92,7 +92,9 @@ class Setting:
             if made is None:
                 made = self.tuned(one, snn, tuning, passes)
             else:
-                made = self.tuned(one, made, dataclasses.replace(tuning, distance=0.0), third, lr=ADAM_LR / 3)
+                made = self.tuned(
+                    one, made, dataclasses.replace(tuning, distance=0.0, distance_share=1.0), third, lr=ADAM_LR / 3
+                )
             ts.save(made, self.file(one), force=True)
         return made
 

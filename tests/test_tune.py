@@ -381,7 +381,7 @@ class _Wide(_Residual):
 @pytest.mark.parametrize("settings", [{"time_steps": 0}, {"gradient": "both"}, {"trained": ()}, {"trained": ("gains",)}, {"logits": -1.0}, {"temperature": 0.0},
                                       {"order": "last"}, {"gradient": "rate"}, {"order": "each"}, {"steps_per_call": 0}, {"surrogate": 1.0},
                                       {"trained": ("thresholds",)}, {"trained": ("weights",)}, {"gradient": "rate", "normalise": False, "distance": 0.1},
-                                      {"distance_share": 0.0}, {"distance_share": 1.5}])  # fmt: skip
+                                      {"distance_share": 0.0}, {"distance": 1.0, "distance_share": 1.5}, {"distance_share": 0.5}])  # fmt: skip
 def test_settings_out_of_range(settings):
     with pytest.raises(OptionError):
         ts.Tuning(**({"time_steps": T} | settings))

@@ -100,7 +100,7 @@ def run_network(network: nn.Module, names: tuple[str, ...], inputs: Inputs) -> A
             expected="a batch that `ann(example)` accepts",
             remedy="Pass floating-point inputs (x.float())."
             if integers
-            else "Pass an example of the right shape and device.",
+            else "Pass an example of the right shape and device; without `example=`, it is the first calibration batch.",
         ) from error
 
 

@@ -87,6 +87,7 @@ class Tuning:
         exclusions = (
             (self.gradient == "rate" and self.normalise, "normalise=True", "gradient='rate'", "normalise=False"),
             (self.gradient == "rate" and self.distance > 0, f"distance={self.distance}", "gradient='rate', which takes spikes for clips", "distance=0.0"),
+            (self.distance_share < 1 and self.distance == 0, f"distance_share={self.distance_share}", "distance=0.0", "distance_share=1.0"),
             (self.normalise and not {"weights", "biases"} <= set(self.trained), "normalise=True", f"trained={self.trained}: it changes weights and biases",
              "normalise=False"),
             (self.gradient == "time" and self.order != "together", f"order={self.order!r}", "gradient='time'", "gradient='rate'"),
