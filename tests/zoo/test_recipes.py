@@ -73,13 +73,13 @@ def test_tunings_are_for_the_steps_of_the_method(name):
     one = recipe(name)
     made = method(one.conversion or one.method, **(one.conversion_options if one.conversion else one.method_options))
     ways = [tuning(stage.tuning, **stage.options) for stage in one.tunings]
-    assert {way.time_steps for way in ways} == {made.time_steps} == {int(name.rpartition("-t")[2])}
+    steps = [way.time_steps for way in ways]
+    assert (steps[0], steps[-1]) == (made.time_steps, int(name.rpartition("-t")[2]))
+    assert steps == sorted(steps, reverse=True)  # fewer and fewer
     if one.method == "mice":
         assert dataclasses.replace(ways[0], distance_share=made.tuning.distance_share) == made.tuning
     assert recipe(one.start).network_options == one.network_options
-    assert [(way.distance, stage.lr) for way, stage in zip(ways[1:], one.tunings[1:], strict=True)] == [(0.0, 0.01)] * (
-        len(ways) - 1
-    )
+    assert not any(way.distance for way in ways[1:])
 
 
 def test_figures_of_mice_and_tcl_are_those_of_their_abstracts():
@@ -117,7 +117,7 @@ def test_our_own_recipes_claim_nothing_published():
     assert not any(one.expected for one in ours)
     fashion = {one.name: one.method_options.get("levels") for one in ours if one.data == "fashion-mnist"}
     assert fashion == {"fashion-resnet20-relu": None, "fashion-resnet20-qcfs-l4": 4, "fashion-resnet20-qcfs-l8": 8,
-                       "fashion-resnet20-qcfs-l8-scratch": 8, "fashion-resnet20-mice-t8": None, "fashion-resnet20-mice-t4": None,
+                       "fashion-resnet20-qcfs-l8-scratch": 8, "fashion-resnet20-mice-t8": None, "fashion-resnet20-mice-t4": None, "fashion-resnet20-mice-t2": None,
                        "fashion-resnet20-auto-ternary-t2": None}  # fmt: skip
     assert all(one.network_options == {"channels": 1, "stem_pool": True} for one in ours if one.data == "fashion-mnist")
 
