@@ -23,7 +23,7 @@ from tospike.parts.descent import Descent
 from tospike.tune import ADAM_LR
 from tospike.zoo.recipes import recipe
 
-NETWORK = "fashion-resnet20-relu"
+NETWORK, SHIPPED = "fashion-resnet20-relu", "fashion-resnet20-mice-t4"
 TIME_STEPS = (1, 2, 4, 8, 16)
 PASSES, MANY, FEW, PART = 16, 64, 4, 15_000
 BATCH, LR = 128, 0.05
@@ -92,9 +92,9 @@ class Setting:
             if made is None:
                 made = self.tuned(one, snn, tuning, passes)
             else:
-                made = self.tuned(
-                    one, made, dataclasses.replace(tuning, distance=0.0, distance_share=1.0), third, lr=ADAM_LR / 3
-                )
+                lr = ADAM_LR if tuning.optimizer == "adam" else LR
+                later = dataclasses.replace(tuning, distance=0.0, distance_share=1.0)
+                made = self.tuned(one, made, later, third, lr=lr / 3)
             ts.save(made, self.file(one), force=True)
         return made
 
@@ -140,13 +140,12 @@ def tuned(make, tuning, passes, label, setting, shorter=(), third=0):
     return setting.figures(made, (tuning.time_steps,)) | {"passes": passes if passes > FEW else 1}
 
 
-def shortened(name, tuning, passes, label, setting):
+def shortened(name, tuning, passes, label, setting, shorter=(), third=0):
     """Tune an SNN of the zoo at fewer steps than it was made for."""
-    made = setting.tuned(label, zoo.snn(name), tuning, passes)
-    ts.save(made, setting.file(label), force=True)
+    made = setting.lengthened(label, zoo.snn(name), tuning, passes, shorter, third)
     before = recipe(name)
     spent = before.epochs + sum(stage.epochs * stage.options["time_steps"] for stage in before.tunings)
-    return setting.figures(made, (tuning.time_steps,)) | {"passes": spent + passes}
+    return setting.figures(made, (tuning.time_steps,)) | {"passes": spent + passes + third * len(shorter)}
 
 
 def descended(make, steps, passes, label, setting):
@@ -197,9 +196,16 @@ def every():
         MANY // 2,
     )
     rows |= {f"QCFS, L={levels}, {MANY} passes": partial(trained, qcfs(levels), MANY) for levels in (8, 4)}
-    for passes in (12, 60):
-        label = f"SNN of the zoo for T=4, tuned at T=2, {passes} passes"
-        rows[label] = partial(shortened, "fashion-resnet20-mice-t4", ts.Tuning(2), passes)
+    start = "SNN of the zoo for T=4"
+    ways = {"tuned": ts.Tuning(2), "joint errors": ts.JointErrors(2, distance_share=0.5), "LaSNN": ts.LaSNN(2),
+            "tuned with the distance in the first half": ts.Tuning(2, distance=4.0, distance_share=0.5)}  # fmt: skip
+    rows |= {f"{start}, {way} at T=2, 12 passes": partial(shortened, SHIPPED, how, 12) for way, how in ways.items()}
+    chain = {f"{start}, tuned at T=2, 60 passes": ()}
+    chain |= {f"{one}, then 28 more": (one,) for one in chain}
+    rows |= {
+        label: partial(shortened, SHIPPED, ts.Tuning(2), 60, shorter=shorter, third=28)
+        for label, shorter in chain.items()
+    }
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}
         rows |= {
