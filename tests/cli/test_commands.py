@@ -132,8 +132,8 @@ def test_a_recipe_tunes_what_a_training_free_method_makes_of_trained_weights(tmp
 
 
 @pytest.mark.parametrize(("line", "said"), [
-    ("tunings: [{tuning: micee, options: {}, epochs: 1}]", "micee"), ("tunings: [{tuning: dsr, options: {time_steps: 2}, epochs: 0}]", "epochs of tuning 1"),
-    ("tunings: [{tuning: dsr, options: {}, epochs: 1}]", "time_steps"), ("tunings: [{tuning: dsr, options: 3, epochs: 1}]", "options of tuning 1"),
+    ("tunings: [{tuning: micee, options: {}, epochs: 1}]", "micee"), ("tunings: [{tuning: dsr, options: {time_steps: 2}, epochs: 0}]", "tunings[0].epochs=4"),
+    ("tunings: [{tuning: dsr, options: {}, epochs: 1}]", "time_steps"), ("tunings: [{tuning: dsr, options: 3, epochs: 1}]", "tunings[0].options"),
     ("tunings: [{tuning: dsr, epochs: 1}]", "lacks fields"), ("tunings: [{tuning: dsr, option: {}, epochs: 1}]", "Did you mean 'options'"),
     ("tunings: 3", "a list of mappings"), ("conversion: autoo", "autoo"), ("start: ''\nepochs: 0", "with `start`"), ("start: ''", "learns from"),
     ("epochs: 2.5", "epochs"), ("expected: null", "expected"),

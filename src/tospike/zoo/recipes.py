@@ -129,14 +129,14 @@ class Recipe:
             key: getattr(self, key)
             for key in ("network_options", "method_options", "data_options", "conversion_options")
         }
-        mappings |= {f"options of tuning {number}": one.options for number, one in enumerate(self.tunings, 1)}
+        mappings |= {f"tunings[{number}].options": one.options for number, one in enumerate(self.tunings)}
         taken = self.epochs == 0 and bool(self.start)
         require(
             f"the recipe {self.name!r}",
             ("epochs", self.epochs, taken or is_count(self.epochs), "an integer >= 1; with `start`, 0 too", 100),
             ("batch_size", self.batch_size, is_count(self.batch_size), "an integer >= 1", 128),
             ("expected", self.expected, isinstance(self.expected, Mapping), "a mapping from T to accuracy", {}),
-            *((f"epochs of tuning {number}", one.epochs, is_count(one.epochs), "an integer >= 1", 4) for number, one in enumerate(self.tunings, 1)),
+            *((f"tunings[{number}].epochs", one.epochs, is_count(one.epochs), "an integer >= 1", 4) for number, one in enumerate(self.tunings)),
             *((name, value, isinstance(value, Mapping), "a mapping of settings", {}) for name, value in mappings.items()),
         )  # fmt: skip
         steps = {int(t) if str(t).isdigit() else t: value for t, value in self.expected.items()}
