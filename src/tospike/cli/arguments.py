@@ -81,7 +81,7 @@ def as_options(remedy: str, command: Callable[..., int]) -> str:
         remedy = remedy.replace(
             "Pass an example", "Pass --shape, batch first, e.g. --shape 1,3,224,224, for an example"
         )
-    return re.sub(rf"\b(\w+)={VALUE}", option, remedy)
+    return re.sub(rf"(?<![\w.])(\w+)={VALUE}", option, remedy)  # no field of something, as in tunings[0].epochs=4
 
 
 def told(message: str, command: Callable[..., int]) -> str:
