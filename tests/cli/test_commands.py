@@ -135,7 +135,8 @@ def test_a_recipe_tunes_what_a_training_free_method_makes_of_trained_weights(tmp
     ("tunings: [{tuning: micee, options: {}, epochs: 1}]", "micee"), ("tunings: [{tuning: dsr, options: {time_steps: 2}, epochs: 0}]", "tunings[0].epochs=4"),
     ("tunings: [{tuning: dsr, options: {}, epochs: 1}]", "time_steps"), ("tunings: [{tuning: dsr, options: 3, epochs: 1}]", "tunings[0].options"),
     ("tunings: [{tuning: dsr, epochs: 1}]", "lacks fields"), ("tunings: [{tuning: dsr, option: {}, epochs: 1}]", "Did you mean 'options'"),
-    ("tunings: 3", "a list of mappings"), ("conversion: autoo", "autoo"), ("start: ''\nepochs: 0", "with `start`"), ("start: ''", "learns from"),
+    ("tunings: [{tuning: dsr, options: {time_steps: 2}, epochs: 1, lr: high}]", "tunings[0].lr"), ("tunings: [{tuning: 3, options: {}, epochs: 1}]", "the name of a tuning"),
+    ("tunings: []\nepochs: 0", "with `start` and `tunings`"), ("tunings: 3", "a list of mappings"), ("conversion: autoo", "autoo"), ("start: ''\nepochs: 0", "with `start` and `tunings`"), ("start: ''", "learns from"),
     ("epochs: 2.5", "epochs"), ("expected: null", "expected"),
 ])  # fmt: skip
 def test_a_recipe_is_checked_before_it_is_trained(line, said, tmp_path, capsys):

@@ -235,6 +235,9 @@ def tuning(name: str, **settings: object) -> Tuning:
         >>> tuning("ptl", time_steps=8).order
         'front-first'
     """
+    require_type(
+        "name", name, str, "the name of a tuning", 'Pass e.g. "joint-errors"; list them with `tospike methods`.'
+    )
     refuse_unknown("tuning", name, sorted(TUNINGS), remedy="List them with `tospike methods`.")
     refuse_unknown(f"setting of the tuning {name}", settings, Tuning.__dataclass_fields__)
     return TUNINGS[name](**settings)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from tospike.errors import DataError, OptionError, is_count, refuse_unknown, require
+from tospike.errors import DataError, OptionError, is_count, is_within, refuse_unknown, require
 
 QCFS_PAPER = (
     "Bu et al., 'Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural networks', ICLR 2022"
@@ -130,13 +131,15 @@ class Recipe:
             for key in ("network_options", "method_options", "data_options", "conversion_options")
         }
         mappings |= {f"tunings[{number}].options": one.options for number, one in enumerate(self.tunings)}
-        taken = self.epochs == 0 and bool(self.start)
+        taken = self.epochs == 0 and bool(self.start) and bool(self.tunings)
         require(
             f"the recipe {self.name!r}",
-            ("epochs", self.epochs, taken or is_count(self.epochs), "an integer >= 1; with `start`, 0 too", 100),
+            ("epochs", self.epochs, taken or is_count(self.epochs), "an integer >= 1; with `start` and `tunings`, 0 too", 100),
             ("batch_size", self.batch_size, is_count(self.batch_size), "an integer >= 1", 128),
             ("expected", self.expected, isinstance(self.expected, Mapping), "a mapping from T to accuracy", {}),
             *((f"tunings[{number}].epochs", one.epochs, is_count(one.epochs), "an integer >= 1", 4) for number, one in enumerate(self.tunings)),
+            *((f"tunings[{number}].lr", one.lr, one.lr is None or is_within(one.lr, 0, sys.float_info.max), "positive and finite, or None", 0.01)
+              for number, one in enumerate(self.tunings)),
             *((name, value, isinstance(value, Mapping), "a mapping of settings", {}) for name, value in mappings.items()),
         )  # fmt: skip
         steps = {int(t) if str(t).isdigit() else t: value for t, value in self.expected.items()}
@@ -271,7 +274,7 @@ _ALL = (
     replace(_fashion("mice-t2", "mice", 16, 0.05, _FASHION, time_steps=4),
             tunings=(*_joint_errors(4, 12, 12, 12, distance_share=0.5), Stage("tuning", {"time_steps": 2}, 30, lr=0.05))),
     replace(
-        _fashion("auto-ternary-t2", "relu", 0, 0.05, _FASHION), conversion="auto",
+        _fashion("auto-ternary-t2", "relu", 1, start=_FASHION), epochs=0, conversion="auto",
         conversion_options={"time_steps": 2, "batches": 15, "refine_batches": 15}, tunings=_joint_errors(2, 24, 16, distance_share=0.5),
     ),
     _fashion("qcfs-l4", "qcfs", 50, levels=4, initial=4.0),
