@@ -272,7 +272,8 @@ _ALL = (
     replace(_fashion("mice-t4", "mice", 16, 0.05, _FASHION, time_steps=4), tunings=_joint_errors(4, 12, 12, 12, distance_share=0.5)),
     # Fewer steps at the end, with batch norms: better than all of the way at T = 2 (docs/benchmarks.md).
     replace(_fashion("mice-t2", "mice", 16, 0.05, _FASHION, time_steps=4),
-            tunings=(*_joint_errors(4, 12, 12, 12, distance_share=0.5), Stage("tuning", {"time_steps": 2}, 30, lr=0.05))),
+            tunings=(*_joint_errors(4, 12, 12, 12, distance_share=0.5), Stage("tuning", {"time_steps": 2}, 30, lr=0.05),
+                     Stage("tuning", {"time_steps": 2}, 14, lr=0.05 / 3))),
     replace(
         _fashion("auto-ternary-t2", "relu", 1, start=_FASHION), epochs=0, conversion="auto",
         conversion_options={"time_steps": 2, "batches": 15, "refine_batches": 15}, tunings=_joint_errors(2, 24, 16, distance_share=0.5),
