@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
+
+_MAX_POOLS = (functional.max_pool2d, torch.max_pool2d)
+_POOL_SETTINGS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
 
 def site_nodes(graph: fx.GraphModule) -> list[fx.Node]:
@@ -16,6 +21,17 @@ def site_nodes(graph: fx.GraphModule) -> list[fx.Node]:
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     """Return the module that a node calls; None if it calls none."""
     return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def max_pool_of(graph: fx.GraphModule, node: fx.Node) -> nn.MaxPool2d | None:
+    """Return the max-pool of images that a node computes, as a module; None if it computes something else, or windows that depend on sizes."""
+    module = module_of(graph, node)
+    if isinstance(module, nn.MaxPool2d):
+        return module
+    if node.op != "call_function" or node.target not in _MAX_POOLS:
+        return None
+    settings = dict(zip(_POOL_SETTINGS, node.args[1:], strict=False)) | node.kwargs
+    return None if len(node.all_input_nodes) > 1 or "input" in settings else nn.MaxPool2d(**settings)  # type: ignore[arg-type]
 
 
 def hooked(graph: fx.GraphModule) -> list[str]:

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
+from tospike.graph.kinds import Kind
 from tospike.graph.layers import is_weighted
 from tospike.graph.walk import module_of
 from tospike.neurons.levels import Levels
@@ -53,6 +54,10 @@ class Arithmetic:
     def compute(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
         """Compute one node from the values of the nodes that it reads."""
         return call(graph, node, values)
+
+    def is_narrow(self, node: fx.Node) -> bool:
+        """Tell whether the value of a node was left in fewer bits, for readers that sum it up in more."""
+        return False
 
     def number(self, layer: str, levels: Levels) -> torch.dtype:
         """Return the number format in which a layer, named by its path, met levels that it was handed."""
@@ -106,9 +111,14 @@ class Spiking(Arithmetic):
         return not model.synchronous and not model.holds and model.zero + model.rest + model.largest <= LARGEST
 
     def compute(self, graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
-        """Compute one node, from levels where it can take them; what was left narrow for neurons is widened for other nodes."""
+        """Compute one node, from levels where it can take them; what was left narrow for neurons is widened for nodes that change it."""
         narrow = self._narrow.intersection(node.all_input_nodes)
-        if narrow:
+        self._narrow.discard(node)
+        if (
+            narrow and _is_maximum(node) and _is_summed_up(node)
+        ):  # the largest of rounded numbers is the largest, rounded
+            self._narrow.add(node)
+        elif narrow:
             values = {**values, **{source: values[source].float() for source in narrow}}
         levels = {source: values[source] for source in node.all_input_nodes if isinstance(values[source], Levels)}
         if is_size(node):
@@ -119,6 +129,10 @@ class Spiking(Arithmetic):
         if not levels and is_weighted(graph, node):
             self._choose(node, "float", "it reads no spikes, or spikes whose worth depends on the step")
         return call(graph, node, {**values, **{source: value.emission() for source, value in levels.items()}})
+
+    def is_narrow(self, node: fx.Node) -> bool:
+        """Tell whether the value of a node was left in fewer bits."""
+        return node in self._narrow
 
     def number(self, layer: str, levels: Levels) -> torch.dtype:
         """Return the number format in which a layer, named by its path, met levels that it was handed."""
@@ -162,8 +176,7 @@ class Spiking(Arithmetic):
     def _written(self, node: fx.Node, levels: Levels) -> torch.dtype:
         """Return in what numbers a layer that reads levels hands on its output."""
         number, full = self.narrow(levels.unit.device), levels.unit.dtype
-        if number is full or full is not torch.float32 or not _only_for_neurons(node):
-            self._narrow.discard(node)
+        if number is full or full is not torch.float32 or not _is_summed_up(node):
             return full
         self._narrow.add(node)
         return number
@@ -241,8 +254,8 @@ def arithmetic_of(snn: nn.Module, engine: str) -> Arithmetic:
     return kept[engine]
 
 
-def _only_for_neurons(node: fx.Node) -> bool:
-    """Tell whether all that reads a node are neurons, or sums that neurons add up."""
+def _is_summed_up(node: fx.Node) -> bool:
+    """Tell whether all that reads a node adds it up over time: neurons, sums that neurons add up, running maxima; or hands it on to such."""
 
     def is_site(reader: fx.Node) -> bool:
         return "site" in reader.meta
@@ -250,7 +263,17 @@ def _only_for_neurons(node: fx.Node) -> bool:
     def is_sum(reader: fx.Node) -> bool:
         return "operation" in reader.meta and reader.meta["operation"].verdict.name in ("add", "iadd")
 
-    return all(is_site(reader) or (is_sum(reader) and all(map(is_site, reader.users))) for reader in node.users)
+    return all(
+        is_site(reader)
+        or (is_sum(reader) and all(map(is_site, reader.users)))
+        or (_is_maximum(reader) and (reader.meta.get("incremental") or _is_summed_up(reader)))
+        for reader in node.users
+    )
+
+
+def _is_maximum(node: fx.Node) -> bool:
+    """Tell whether a node is a max-pool."""
+    return "operation" in node.meta and node.meta["operation"].verdict.kind is Kind.POOL_MAX
 
 
 def _same(held: Tensor, unit: Tensor) -> bool:

@@ -14,7 +14,8 @@ from tospike.errors import SimulationError
 from tospike.graph.batches import Inputs
 from tospike.graph.kinds import Kind
 from tospike.graph.layers import is_weighted
-from tospike.graph.walk import reach, site_nodes
+from tospike.graph.walk import max_pool_of, reach, site_nodes
+from tospike.neurons import maximum
 from tospike.neurons.incremental import Running
 from tospike.neurons.levels import Levels, value_of
 from tospike.neurons.modules import Neuron
@@ -108,7 +109,7 @@ class Plan:
             elif node.meta.get("incremental"):
                 key = f"incremental {node.name}"
                 worth = {source: value_of(values[source]) for source in node.all_input_nodes}
-                value, state[key] = increment(self.graph, node, worth, state.get(key) or Running(), steps)
+                value, state[key] = increment(self.graph, node, worth, state.get(key) or Running(), steps, arithmetic)
             else:
                 value = arithmetic.compute(self.graph, node, values)
             values[node] = value
@@ -299,12 +300,22 @@ def _refuse_other_maps(node: fx.Node, neuron: Neuron, current: Tensor) -> None:
         )  # fmt: skip
 
 
-def increment(graph: fx.GraphModule, node: fx.Node, values: Values, before: Running, steps: int) -> tuple[Any, Running]:
-    """Run an operation on the running means of its inputs; return what that adds to the sum of its outputs, and the new state."""
+def increment(
+    graph: fx.GraphModule, node: fx.Node, values: Values, before: Running, steps: int, arithmetic: Arithmetic = FLOAT
+) -> tuple[Any, Running]:
+    """Run an operation on the running means of its inputs; return what that adds to the sum of its outputs, and the new state.
+
+    The state that is given may be written over.
+    """
     if not before.steps:
         before = Running(homogeneous=node.meta["operation"].verdict.kind is Kind.POOL_MAX)
     signals = [source for source in node.all_input_nodes if isinstance(values[source], Tensor) and is_signal(source)]
-    means, sums = before.means({source: values[source] for source in signals}, steps)
+    pool, narrow = max_pool_of(graph, node), {source for source in signals if arithmetic.is_narrow(source)}
+    if pool is not None and maximum.fits(pool, values[signals[0]], narrow=bool(narrow)):
+        after, emitted = maximum.advance(pool, signals[0], values[signals[0]], before, steps)
+        return emitted, after
+    wide = {source: values[source].float() if source in narrow else values[source] for source in signals}
+    means, sums = before.means(wide, steps)
     after, emitted = before.increments(call(graph, node, {**values, **means}), sums, steps)
     return emitted, after
 
