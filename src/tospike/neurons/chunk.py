@@ -103,7 +103,7 @@ class Chunk:
         """Lay out a chunk; arguments are those of `tospike.neurons.fused.advance`."""
         model, steps = neuron.model, len(currents)
         dtype, device = state.potential.dtype, currents.device
-        layout = Layout(currents, dtype)
+        layout = _layout(tuple(currents.shape[1:]), currents.stride()[2:], dtype, device)
         gain = None if levels else neuron.gain
         unit = other.unit if isinstance(other, Levels) else None
         nothing = layout.nothing
@@ -142,25 +142,29 @@ class Layout:
     """In what order of memory the neurons of a chunk are passed, taken from their currents ``[T, N, ...]``.
 
     Args:
-        currents: The currents.
+        sizes: Of the currents of one step ``[N, ...]``.
+        strides: Of those of one sample.
         dtype: The numbers to compute in.
+        device: Where.
     """
 
-    def __init__(self, currents: Tensor, dtype: torch.dtype) -> None:
-        strides = currents.stride()[2:]
+    def __init__(
+        self, sizes: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    ) -> None:
         order = sorted(range(len(strides)), key=lambda d: -strides[d])  # stable: what is equal stays
-        self.sizes = tuple(currents.shape[1:])
+        self.sizes = sizes
         self.axes = (0, *(d + 1 for d in order))  # of one step
         self.back = (
             0,
             *(self.axes.index(d) + 1 for d in range(len(self.axes))),
         )  # from the order of memory to that of the currents
         self.cells = math.prod(self.sizes)
-        self.dtype, self.device = dtype, currents.device
-        self.nothing = (
-            torch.empty(0, dtype=dtype, device=self.device),
-            1,
-        )  # for a parameter or a current that there is not
+        self.dtype, self.device = dtype, device
+        with torch.inference_mode(False):
+            self.nothing = (
+                torch.empty(0, dtype=dtype, device=device),
+                1,
+            )  # for a parameter or a current that there is not
 
     def inside(self, x: Tensor) -> Tensor:
         """Return a chunk ``[T, N, ...]`` with its axes as they lie in memory."""
@@ -219,6 +223,9 @@ class Layout:
     @property
     def _axes_of_sample(self) -> list[int]:
         return [d - 1 for d in self.axes[1:]]
+
+
+_layout = functools.lru_cache(maxsize=1024)(Layout)  # a Site has the same one at every chunk
 
 
 def _varying(spread: Tensor) -> tuple[int, int]:

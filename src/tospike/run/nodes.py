@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from tospike.graph.kinds import Kind
+from tospike.graph.walk import module_of
 
 Values = dict[fx.Node, Any]
 
@@ -32,8 +33,9 @@ def call(graph: fx.GraphModule, node: fx.Node, values: Values) -> Any:
         for name in str(node.target).split("."):
             owner = getattr(owner, name)
         return owner
-    if node.op == "call_module":
-        return graph.get_submodule(str(node.target))(*args, **kwargs)
+    module = module_of(graph, node)
+    if module is not None:
+        return module(*args, **kwargs)
     if node.op == "call_method":
         # A view asks for an order of memory that channels-last maps do not have; shapes alone are what it is about here.
         name = "reshape" if node.target == "view" and not isinstance(args[1], torch.dtype) else str(node.target)

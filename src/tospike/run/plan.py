@@ -14,7 +14,7 @@ from tospike.errors import SimulationError
 from tospike.graph.batches import Inputs
 from tospike.graph.kinds import Kind
 from tospike.graph.layers import is_weighted
-from tospike.graph.walk import max_pool_of, reach, site_nodes
+from tospike.graph.walk import max_pool_of, module_of, reach, site_nodes
 from tospike.neurons import maximum
 from tospike.neurons.incremental import Running
 from tospike.neurons.levels import Levels, value_of
@@ -186,7 +186,7 @@ class Plan:
             watch(node, tuple(values[source] for source in node.all_input_nodes), values[node], 1)
 
     def _neuron(self, node: fx.Node) -> Neuron:
-        neuron = self.graph.get_submodule(str(node.target))
+        neuron = module_of(self.graph, node)
         assert isinstance(neuron, Neuron)
         return neuron
 
@@ -289,9 +289,9 @@ def channels_last(x: Tensor) -> Tensor:
 
 def _refuse_other_maps(node: fx.Node, neuron: Neuron, current: Tensor) -> None:
     """Refuse maps of another size than the neurons have values for, which inputs of another size lead to."""
-    misfits = neuron.misfits(current)
+    site = node.meta["site"]
+    misfits = [] if tuple(current.shape[1:]) == tuple(site.shape) else neuron.misfits(current)
     if misfits:
-        site = node.meta["site"]
         raise SimulationError(
             f"The neurons have values of their own ({', '.join(misfits)}), for maps of one size", where=f"Site {site.name} ({site.operation.where})",
             got=f"a map {tuple(current.shape[1:])}", expected=str(tuple(site.shape)),

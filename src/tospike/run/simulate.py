@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,7 @@ def sizes_of_calls(snn: SNN, samples: int, time_steps: int) -> tuple[int, int]:
     """
     neurons = [site.neurons for site in snn.conversion.sites] or [1]
     typical = sum(n * n for n in neurons) // sum(neurons)  # the layer that a neuron is in, on average over neurons
-    most = VALUES_AT_ONCE * (TIMES_ON_A_GPU if any(buffer.is_cuda for buffer in snn.buffers()) else 1)
+    most = VALUES_AT_ONCE * (TIMES_ON_A_GPU if next(chain(snn.parameters(), snn.buffers())).is_cuda else 1)
     room = max(1, min(most // typical, 4 * most // max(neurons)))
     size = max(1, min(samples, room // time_steps))
     return size, max(1, min(time_steps, room // size))
