@@ -206,6 +206,7 @@ def every():
         label: partial(shortened, SHIPPED, ts.Tuning(2), 60, shorter=shorter, third=28)
         for label, shorter in chain.items()
     }
+    rows["SNN of the zoo for T=2, tuned, 60 passes"] = partial(shortened, "fashion-resnet20-mice-t2", ts.Tuning(2), 60)
     for spikes, steps in (("binary", (2, 4, 1)), ("ternary", (2, 4))):
         rows |= {f"Auto {spikes}, tuned, T={t}": partial(tuned, auto(spikes)(t), ts.Tuning(t), PASSES) for t in steps}
         rows |= {
