@@ -28,7 +28,11 @@ from tospike.run.work import multiply_adds
 TIME_STEPS = (1, 2, 4, 8, 16, 32)
 PRE_STEPS = 4
 FIXED, MADE = 100, 15  # calibration batches for thresholds: of methods that are not made for a T, and of those that are
-ITERATIONS = {"": 300, ", long": 1000}  # of gradient descent, in the rows that have it
+DESCENTS = {
+    "": (300, FIXED),
+    ", long": (1000, FIXED),
+    ", all images": (1000, 600),
+}  # iterations, and batches they go through in turn
 NETWORK = "fashion-resnet20-relu"
 
 
@@ -43,7 +47,7 @@ def levels_15(t):
 
 
 def descending(spikes, iterations):
-    """Return Auto with gradient descent on the batches that the others measure thresholds on, as a function of T."""
+    """Return Auto with gradient descent on all batches that it is given, as a function of T."""
     return lambda t: ts.Auto(t, MADE, refine(t), spikes=spikes, iterations=iterations)
 
 
@@ -75,8 +79,8 @@ def every():
         "Harmony, n = 4": lambda t: ts.Harmony(t, batches=MADE),
         "Differential, n = 4": lambda t: ts.Differential(t, batches=MADE),
         **{
-            f"Auto {spikes}, descent{more}": descending(spikes, count)
-            for more, count in ITERATIONS.items()
+            f"Auto {spikes}, descent{more}": descending(spikes, iterations)
+            for more, (iterations, _) in DESCENTS.items()
             for spikes in SPIKES
         },
         "15 levels, rate code": lambda t: ts.Ternary(t, MADE).using(neuron=levels_15(t), refiners=()),
@@ -85,19 +89,24 @@ def every():
     return {label: (lambda _, method=method: method) for label, method in fixed.items()} | made, set(fixed)
 
 
-def seen(conversion):
-    """Return how many different images a conversion looked at."""
+def batches_of(label):
+    """Return how many calibration batches a row may see."""
+    return DESCENTS[label.partition(", descent")[2]][1]
+
+
+def seen(conversion, given):
+    """Return how many different images a conversion looked at, of so many batches."""
     descended = 0 if conversion.descended is None else conversion.descended.samples
-    return max(conversion.calibration_samples, min(descended, FIXED * BATCH))
+    return max(conversion.calibration_samples, min(descended, given * BATCH))
 
 
-def figures(result, t, snn):
+def figures(result, t, snn, given):
     """Return what a table shows of one T."""
     neuron = snn.conversion.neuron
     return {
         "score": result.curve[t], "ann": result.reference, "spikes": result.spikes_per_neuron[t], "operations": result.operations[t],
         "latency": result.latency[t], "levels": neuron.counts(t - neuron.pre_steps), "kind": neuron.spikes, "code": neuron.code,
-        "sizes": neuron.sizes * (2 if neuron.signed else 1), "images": seen(snn.conversion), "synchronous": neuron.synchronous,
+        "sizes": neuron.sizes * (2 if neuron.signed else 1), "images": seen(snn.conversion, given), "synchronous": neuron.synchronous,
     }  # fmt: skip
 
 
@@ -109,7 +118,7 @@ def measure(ann, make, steps, calibration, scored):
         return {"at": {}}
     snn = ts.convert(ann, method, calibration=calibration, progress=False)
     result = ts.evaluate(snn, scored, time_steps=steps, reference=ann, progress=False)
-    return {"at": {t: figures(result, t, snn) for t in steps}}
+    return {"at": {t: figures(result, t, snn, len(calibration)) for t in steps}}
 
 
 def peer_recipes(calibration):
@@ -282,13 +291,16 @@ def main():
     if options.table == "ablation":
         methods, fixed = parts_of_auto(), set()
     if options.table == "auto":
-        labels = [f"Auto {spikes}{more}" for more in ("", ", descent", ", descent, long") for spikes in SPIKES]
+        labels = [
+            f"Auto {spikes}{more}" for more in ("", *(f", descent{more}" for more in DESCENTS)) for spikes in SPIKES
+        ]
         methods = {label: methods[label] for label in ("LTB", *labels)}
     for seed in options.seeds:
-        calibration, scored = fashion_mnist(samples, FIXED, seed)
+        images, scored = fashion_mnist(samples, max(batches for _, batches in DESCENTS.values()), seed)
+        calibration = images[:FIXED]
         count = sum(len(y) for _, y in scored)
         wanted = [
-            (label, together, partial(measure, ann, method, together, calibration, scored))
+            (label, together, partial(measure, ann, method, together, images[: batches_of(label)], scored))
             for label, method in methods.items()
             for together in ([tuple(options.steps)] if label in fixed else [(t,) for t in options.steps])
         ]
@@ -304,10 +316,10 @@ def main():
     text = [
         f"Fashion-MNIST ResNet-20 (`{NETWORK}`), the first {samples:,} test images; points of top-1 below the same ANN, mean ± standard",
         "deviation over the orders of calibration images that were run. T counts every simulated step. Methods are made for each T, but those that",
-        f"do not know T. Descent: {ITERATIONS['']} iterations of gradient descent on unlabelled calibration batches, behind all else; long:",
-        f"{ITERATIONS[', long']:,}. Levels of one step: what a spike can be, both signs. Waits: each layer waits for all T steps of the layer",
-        "before, or for its pre-run. Spikes: per neuron for one image. SOP/MAC: synaptic operations of one image over the multiply-adds of the",
-        "ANN's spiking layers.",
+        f"do not know T. Descent: {DESCENTS[''][0]} iterations of gradient descent on unlabelled calibration batches, behind all else; long:",
+        f"{DESCENTS[', long'][0]:,}; all images: as many on {DESCENTS[', all images'][1] * BATCH:,}. Levels of one step: what a spike",
+        "can be, both signs. Waits: each layer waits for all T steps of the layer before, or for its pre-run. Spikes: per neuron for one image.",
+        "SOP/MAC: synaptic operations of one image over the multiply-adds of the ANN's spiking layers.",
         made_by(f"python benchmarks/methods.py --table {options.table}"),
     ]  # fmt: skip
     (options.out / f"{options.table}.md").write_text(table(shown, text, stepped_work(ann)))
