@@ -91,7 +91,7 @@ def calibrate(captured: Capture, parts: Parts, data: Iterable[Any] | None, *, pr
     spread.check(number)
     samples = int(processes.total(torch.tensor(samples, device=captured.device)))
     thresholds, dead = _thresholds(scales, samples)
-    log = {name: torch.stack(scale.changes).tolist() for name, scale in scales.items() if scale.changes}
+    log = {name: _changes(torch.stack(scale.sums)) for name, scale in scales.items() if scale.sums}
     delay = _delay(captured, strongest.found, thresholds, parts.start)
     return Calibration(thresholds, functions, trained, delay, log, dead, number, samples)
 
@@ -185,14 +185,21 @@ class _Spread:
 
 
 def _check_finite(scales: dict[str, Scale], number: int) -> None:
-    changes = {name: scale.changes[-1] for name, scale in scales.items() if scale.changes}
-    finite = torch.stack(list(changes.values())).isfinite().tolist()
-    wrong = [name for name, good in zip(changes, finite, strict=True) if not good]
+    sums = {name: scale.sums[-1] for name, scale in scales.items() if scale.sums}
+    finite = torch.stack(list(sums.values())).isfinite().tolist()
+    wrong = [name for name, good in zip(sums, finite, strict=True) if not good]
     if wrong:
         raise CalibrationError(
             "An activation is not finite", where=f"batch {number}, Site {_where(scales[wrong[0]])}", got="NaN or Inf",
             expected="finite activations", remedy="Look for an overflow in the network, and for outliers in this batch.",
         )  # fmt: skip
+
+
+def _changes(sums: Tensor) -> list[float]:
+    """Return the relative change of a layer's mean threshold made by each batch."""
+    steps = sums.diff(prepend=sums.new_zeros(1))
+    changes: list[float] = (steps / sums.clamp_min(torch.finfo(sums.dtype).tiny)).tolist()
+    return changes
 
 
 def _where(scale: Scale) -> str:

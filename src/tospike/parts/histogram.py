@@ -111,7 +111,7 @@ def _count(rows: Tensor, cap: float, scale: Tensor, mass: Tensor) -> None:
     from tospike.parts import kernels  # compiles, so it is left until it is needed
 
     row, groups = rows.view(-1).numpy(), len(scale)
-    found, counted, per_bin = np.empty(len(row), np.int32), mass.numpy(), scale.numpy()
+    found, counted, per_bin = np.empty(len(row), np.uint16), mass.numpy(), scale.numpy()
     marks = spans(len(row), groups, SHARE)
     parts = len(marks) - 1
     ends = [part * groups // parts for part in range(parts + 1)]

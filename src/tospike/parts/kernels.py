@@ -77,7 +77,7 @@ def largest(values: Array, found: Array) -> None:
 def _bins(part: Array, scale: Array, cap: Any, last: Any, found: Array) -> None:
     zero = part.dtype.type(0)
     for i in range(len(part)):
-        found[i] = min(np.int32(min(max(part[i], zero), cap) * scale[i]), last)
+        found[i] = max(min(np.int32(min(max(part[i], zero), cap) * scale[i]), last), np.int32(0))
 
 
 @numba.njit(**OPTIONS)
@@ -89,7 +89,7 @@ def bins_of(values: Array, cap: Any, scale: Array, last: int, found: Array) -> N
         cap: Largest value; of the type of the values.
         scale: Bins for each unit of the value, ``[groups]``.
         last: Number of the last bin.
-        found: Bins in the order of the values, 32 bits, changed in place; of a NaN any integer.
+        found: Bins in the order of the values, 16 bits, so that little is read again, changed in place; of a NaN any bin.
     """
     groups = len(scale)
     copies = max(1, WIDTH // groups)
@@ -98,6 +98,13 @@ def bins_of(values: Array, cap: Any, scale: Array, last: int, found: Array) -> N
         wide[copy * groups : (copy + 1) * groups] = scale
     for at in range(0, len(values), len(wide)):
         _bins(values[at : at + len(wide)], wide, cap, np.int32(last), found[at : at + len(wide)])
+
+
+@numba.njit(**OPTIONS)
+def _together(found: Array, first: int, groups: int, counts: Array) -> None:
+    for row in range(first, len(found), groups):
+        for k in range(TOGETHER):  # a constant, so that the loop is unrolled
+            counts[k, np.int64(found[row + k])] += 1
 
 
 @numba.njit(**OPTIONS)
@@ -114,9 +121,12 @@ def count(found: Array, first: int, end: int, mass: Array) -> None:
     counts = np.zeros((TOGETHER, bins), np.int32)
     for group in range(first, end, TOGETHER):
         some = min(TOGETHER, end - group)
-        for row in range(group, len(found), groups):
-            for k in range(some):
-                counts[k, max(found[row + k], 0)] += 1  # the caller reports NaN
+        if some == TOGETHER:
+            _together(found, group, groups, counts)
+        else:
+            for row in range(group, len(found), groups):
+                for k in range(some):
+                    counts[k, np.int64(found[row + k])] += 1
         for k in range(some):
             for b in range(bins):
                 mass[group + k, b] += counts[k, b]

@@ -36,7 +36,7 @@ class Scale(nn.Module):
 
     Attributes:
         function: The activation of the ANN at the Site.
-        changes: Relative change of the layer's mean threshold made by each batch, a log of convergence.
+        sums: Sum of the layer's thresholds after each batch, a log of convergence.
     """
 
     def __init__(self, site: Site, granularity: Granularity) -> None:
@@ -46,7 +46,7 @@ class Scale(nn.Module):
         shape = [1 if axis in self.axes else size for axis, size in enumerate((1, *site.shape))][1:]
         self.register_buffer("theta", torch.zeros(shape))
         self.function: nn.Module = Rectifier(site.cap)
-        self.changes: list[Tensor] = []
+        self.sums: list[Tensor] = []
 
     theta: Tensor
 
@@ -60,9 +60,8 @@ class Scale(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Learn from ``z`` and pass the activation on."""
-        theta = self.learn(self.magnitude(z)).clamp(max=self.site.cap)
-        self.changes.append((theta - self.theta).sum() / theta.sum().clamp_min(torch.finfo(theta.dtype).tiny))
-        self.theta = theta
+        self.theta = self.learn(self.magnitude(z)).clamp(max=self.site.cap)
+        self.sums.append(self.theta.sum())
         return self.activation(z)
 
     def activation(self, z: Tensor) -> Tensor:
